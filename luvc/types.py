@@ -1,0 +1,137 @@
+"""What goes into an engine and what comes out: plain frozen data.
+
+Any engine (ours, the fake one, vLLM) takes `Request`s and returns `Completion`s, in any order; the id
+travels with the request, so an answer can never be attached to another video.
+Knows nothing of torch: `video` is a NumPy array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from luvc.errors import LuvcError
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One video (or image: one frame) with one or more prompts.
+
+    Args:
+        id: chosen by the caller, returned on the completion.
+        prompts: user texts, one answer each; all share one encoding of the video.
+        video: uint8 `[frames, height, width, 3]`, RGB; None for text-only prompts.
+        timestamps_s: time of each frame in seconds, `[frames]`; None when unknown.
+        image: true when the one frame is a still image (some families word the prompt differently).
+        max_new_tokens: overrides the engine's generation setting for this request.
+    """
+
+    id: str
+    prompts: Sequence[str]
+    video: Any | None = None
+    timestamps_s: Sequence[float] | None = None
+    image: bool = False
+    max_new_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Tokens of one request before and after each compression step.
+
+    Attributes:
+        patches: patch tokens that entered the vision encoder (all frames).
+        visual: visual tokens the language model would get without compression.
+        merged: visual tokens that enter the language model (after the merger).
+        by_layer: visual tokens alive in each decoder layer; the mean over layers is the honest
+            measure of what the language model worked on.
+    """
+
+    patches: int = 0
+    visual: int = 0
+    merged: int = 0
+    by_layer: tuple[int, ...] = ()
+
+    @property
+    def mean_by_layer(self) -> float:
+        """Mean visual tokens per decoder layer."""
+        return sum(self.by_layer) / len(self.by_layer) if self.by_layer else float(self.merged)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one prompt.
+
+    Attributes:
+        text: decoded text without special tokens.
+        token_ids: generated ids, the end-of-text id not included.
+        finish_reason: "stop" (the model ended) or "length" (max_new_tokens reached).
+        prompt_tokens: text and special tokens of the prompt, visual tokens not counted.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Seconds of engine time attributed to one request.
+
+    A batch serves many requests at once; its time is shared out by tokens, so the sum over all
+    requests equals the busy time of the engine.
+    """
+
+    encode_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Outcome of one `Request`: answers in the order of its prompts, or an error."""
+
+    id: str
+    answers: tuple[Answer, ...] = ()
+    tokens: TokenCounts = field(default_factory=TokenCounts)
+    times: StageTimes = field(default_factory=StageTimes)
+    error: LuvcError | None = None
+
+
+class EngineProtocol(Protocol):
+    """What the pipeline needs of an engine. Not thread-safe: one thread drives it."""
+
+    def has_room(self) -> bool:
+        """True while another request may be submitted."""
+
+    def submit(self, request: Request) -> None:
+        """Queue one request. A bad request never raises: it becomes a completion with `error`."""
+
+    def has_work(self) -> bool:
+        """True while any submitted request is unfinished."""
+
+    def step(self) -> list[Completion]:
+        """Advance the work by one scheduling step; return the requests that finished in it."""
+
+
+def drive(engine: EngineProtocol, requests: Iterable[Request]) -> Iterator[Completion]:
+    """Run `requests` through `engine`, pulling from the iterable as room allows.
+
+    Yields completions as they finish, in any order. A stream of any length runs in bounded memory.
+    """
+    source = iter(requests)
+    exhausted = False
+    while True:
+        while not exhausted and engine.has_room():
+            try:
+                engine.submit(next(source))
+            except StopIteration:
+                exhausted = True
+        if not engine.has_work():
+            if exhausted:
+                return
+            continue
+        yield from engine.step()
