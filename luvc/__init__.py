@@ -30,8 +30,8 @@ __all__ = [
 
 
 def load(model: Any, compression: Any = "balanced", **options: Any) -> Engine:
-    """Load a checkpoint and return an engine; see `luvc.engine.load`."""
-    from luvc.engine import load as load_engine
+    """Load a checkpoint and return an engine; see `luvc.loading.load`."""
+    from luvc.loading import load as load_engine
 
     return load_engine(model, compression=compression, **options)
 

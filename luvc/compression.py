@@ -76,9 +76,7 @@ class Merge:
             "fractions with first <= last",
         )
         _check(self.metric in ("hidden", "key"), "merge.metric", self.metric, "hidden or key")
-        _check(
-            self.positions in ("original", "compact"), "merge.positions", self.positions, "original or compact"
-        )
+        _check(self.positions in ("original", "compact"), "merge.positions", self.positions, "original or compact")
 
     def resolved_steps(self) -> tuple[MergeStep, ...]:
         """The steps to run, in order of depth.

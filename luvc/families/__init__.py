@@ -24,7 +24,5 @@ def family_of(config: Mapping[str, Any]) -> Family:
     """
     model_type = str(config.get("model_type", ""))
     if model_type not in FAMILIES:
-        raise ModelError(
-            f"model type {model_type!r} is not supported", "supported: " + ", ".join(sorted(FAMILIES))
-        )
+        raise ModelError(f"model type {model_type!r} is not supported", "supported: " + ", ".join(sorted(FAMILIES)))
     return FAMILIES[model_type]

@@ -1,11 +1,90 @@
-"""What a model family must provide. Torch is imported by none of this."""
+"""What a model family must provide. Importing this does not import torch.
+
+`Family` is the torch-free half, used by the planner; `Runtime` is one loaded model, used by the engine.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
+from luvc.scheduling import Schedule
 from luvc.shapes import Grid, ModelShape
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luvc.decoder import Decoder, PackedPrompts
+    from luvc.preprocess import Normalisation
+
+
+@dataclass(frozen=True)
+class PromptLayout:
+    """A prompt as token ids around the places of its visual tokens.
+
+    Attributes:
+        pieces: text ids; between `pieces[i]` and `pieces[i + 1]` stand the visual tokens of run i.
+    """
+
+    pieces: tuple[tuple[int, ...], ...]
+
+    @property
+    def runs(self) -> int:
+        return len(self.pieces) - 1
+
+    @property
+    def text_tokens(self) -> int:
+        return sum(len(piece) for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Visual tokens of one clip, ready for the language model.
+
+    Attributes:
+        features: `[tokens, dim]`, frames in order, each frame row by row.
+        row, column: `[tokens]` float, mean position of each token in its frame's original grid.
+    """
+
+    features: Tensor
+    row: Tensor
+    column: Tensor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One sequence to prefill: its layout, the schedule of its clip, and the encoded clip if it has one."""
+
+    layout: PromptLayout
+    schedule: Schedule
+    encoded: Encoded | None
+
+
+class Runtime(Protocol):
+    """One loaded model of a family."""
+
+    shape: ModelShape
+    decoder: Decoder
+    tokenizer: Any
+
+    def layout(self, prompt: str, frames: int, image: bool) -> PromptLayout:
+        """Token ids of a user prompt about a clip of `frames` temporal positions (0: text only)."""
+
+    def encode(self, clips: Sequence[Tensor], schedules: Sequence[Schedule], tokens: int) -> list[Encoded]:
+        """uint8 clips `[frames, height, width, 3]` on the device -> their visual tokens, merged.
+
+        `tokens` bounds the encoder tokens of one pass.
+        """
+
+    def pack(self, prompts: Sequence[Prompt]) -> PackedPrompts:
+        """Lay prompts end to end: embeddings, positions, places of visual tokens."""
+
+    def next_position(self, prompt: Prompt) -> int:
+        """Position of the first generated token; it counts the uncompressed length."""
+
+    def decode_positions(self, positions: Sequence[int]) -> Tensor:
+        """Positions of one decode step in the form the model's rotary embedding takes."""
 
 
 class Family(Protocol):
@@ -27,3 +106,6 @@ class Family(Protocol):
 
     def grid(self, shape: ModelShape, frames: int, height: int, width: int) -> Grid:
         """Grid of visual tokens for `frames` frames of that (resized) pixel size."""
+
+    def runtime(self, model: Any, tokenizer: Any, normalisation: Normalisation) -> Runtime:
+        """Bind a loaded transformers model."""

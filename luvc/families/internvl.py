@@ -1,13 +1,26 @@
-"""InternVL (transformers' `InternVLForConditionalGeneration`): fixed frame size, class token, pixel shuffle."""
+"""InternVL (transformers' `InternVLForConditionalGeneration`): fixed frame size, class token, pixel shuffle.
+
+A frame's patches are kept unit by unit (the 2x2 patches that pixel shuffle folds into one visual token),
+so that merging whole units and the final fold are plain reshapes. Reference: transformers' modeling_internvl
+and processing_internvl; equality with its `generate` is tested token for token.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from luvc.errors import ModelError
+from luvc.errors import ModelError, RequestError
+from luvc.families.base import Encoded, Prompt, PromptLayout, Runtime
 from luvc.families.text import text_shape
+from luvc.scheduling import Schedule
 from luvc.shapes import Grid, ModelShape, VisionShape
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luvc.decoder import PackedPrompts
+    from luvc.preprocess import Normalisation
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -59,6 +72,178 @@ class InternVL:
     def grid(self, shape: ModelShape, frames: int, height: int, width: int) -> Grid:
         unit_px = shape.vision.patch_px * shape.vision.fold
         return Grid(frames, height // unit_px, width // unit_px)
+
+    def runtime(self, model: Any, tokenizer: Any, normalisation: Normalisation) -> Runtime:
+        return InternVLRuntime(model, tokenizer, normalisation)
+
+
+class InternVLRuntime:
+    """One loaded InternVL model; see `luvc.families.base.Runtime`."""
+
+    def __init__(self, model: Any, tokenizer: Any, normalisation: Normalisation) -> None:
+        from luvc.decoder import Decoder
+
+        self.shape = FAMILY.shape(model.config.to_dict())
+        self.tokenizer, self.normalisation = tokenizer, normalisation
+        self.tower, self.projector = model.model.vision_tower, model.model.multi_modal_projector
+        self.decoder = Decoder(model.model.language_model, model.lm_head)
+        self.image_token_id = int(model.config.image_token_id)
+        # The tower's final norm applies only to its last hidden state.
+        self.final_norm = model.config.vision_feature_layer in (-1, int(model.config.vision_config.num_hidden_layers))
+
+    # Prompt ------------------------------------------------------------------------------------
+
+    def layout(self, prompt: str, frames: int, image: bool) -> PromptLayout:
+        tokenizer = self.tokenizer
+        reserved = (tokenizer.start_image_token, tokenizer.context_image_token, tokenizer.end_image_token)
+        for token in (*reserved, tokenizer.video_token):
+            if token in prompt:
+                raise RequestError(f"the prompt contains the model's own marker {token!r}", "remove it")
+        content: list[dict[str, str]] = [{"type": "text", "text": prompt}]
+        if frames:
+            content.insert(0, {"type": "image" if image else "video"})
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        one = "".join(reserved)
+        if frames and image:
+            text = text.replace(tokenizer.context_image_token, one, 1)
+        elif frames:
+            listing = "\n".join(f"Frame{index + 1}: {one}" for index in range(frames))
+            text = text.replace(tokenizer.video_token, listing, 1)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        pieces: list[tuple[int, ...]] = []
+        start = 0
+        for place in [index for index, token in enumerate(ids) if token == self.image_token_id]:
+            pieces.append(tuple(ids[start:place]))
+            start = place + 1
+        layout = PromptLayout((*pieces, tuple(ids[start:])))
+        if layout.runs != frames:
+            raise ModelError(f"the chat template placed {layout.runs} of {frames} frames", "check the chat template")
+        return layout
+
+    # Encoder -----------------------------------------------------------------------------------
+
+    def encode(self, clips: Sequence[Tensor], schedules: Sequence[Schedule], tokens: int) -> list[Encoded]:
+        import torch
+
+        frames = torch.cat(list(clips))
+        plan = schedules[0]  # all clips share the frame size, hence grid and merge steps
+        chunk = max(1, tokens * plan.grid.frames // max(plan.encoder_tokens))
+        parts = [self._encode_frames(part, plan) for part in frames.split(chunk)]
+        features, row, column = (torch.cat([part[index] for part in parts]) for index in range(3))
+        sizes = [schedule.merged_tokens for schedule in schedules]
+        return [
+            Encoded(*clip) for clip in zip(features.split(sizes), row.split(sizes), column.split(sizes), strict=True)
+        ]
+
+    def _encode_frames(self, frames: Tensor, plan: Schedule) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 `[frames, h, w, 3]` -> features `[tokens, dim]`, row and column `[tokens]`."""
+        import torch
+
+        from luvc import attention
+        from luvc.methods.oim import UnitGrid, merge_axis
+        from luvc.preprocess import normalise
+
+        assert self.shape.frame_px is not None
+        fold = self.shape.vision.fold
+        weight = self.tower.embeddings.patch_embeddings.projection.weight
+        hidden = self.tower.embeddings(normalise(frames, self.shape.frame_px, self.normalisation, weight.dtype))
+        class_token = hidden[:, :1]
+        # Row-major patches -> [frames, unit rows, unit columns, slots, dim], slots in pixel-shuffle order.
+        units = hidden[:, 1:].unflatten(1, (plan.grid.height, fold, plan.grid.width, fold))
+        grid = UnitGrid.fresh(units.transpose(2, 3).flatten(3, 4))
+        steps = list(plan.merge_steps)
+        sequence = self._joined(class_token, grid)
+        for block, layer in enumerate(self.tower.encoder.layer[: self.shape.vision.blocks]):
+            if steps and steps[0].block == block:
+                class_token, grid = self._split(sequence, grid)
+                while steps and steps[0].block == block:
+                    step = steps.pop(0)
+                    grid = merge_axis(grid, step.axis, step.after)
+                sequence = self._joined(class_token, grid)
+            with attention.using(attention.Frames()):
+                sequence = layer(sequence)
+                sequence = sequence[0] if isinstance(sequence, tuple) else sequence
+        if self.final_norm:
+            sequence = self.tower.layernorm(sequence)
+        _, grid = self._split(sequence, grid)
+        for step in steps:  # merges behind the last block
+            grid = merge_axis(grid, step.axis, step.after)
+        features = self.projector(grid.hidden.flatten(3).flatten(0, 2))
+        position_dtype = torch.float32
+        return features, grid.row.flatten().to(position_dtype), grid.column.flatten().to(position_dtype)
+
+    @staticmethod
+    def _joined(class_token: Tensor, grid: Any) -> Tensor:
+        import torch
+
+        return torch.cat((class_token, grid.hidden.flatten(1, 3)), 1)
+
+    @staticmethod
+    def _split(sequence: Tensor, grid: Any) -> tuple[Tensor, Any]:
+        from dataclasses import replace
+
+        return sequence[:, :1], replace(grid, hidden=sequence[:, 1:].unflatten(1, grid.hidden.shape[1:4]))
+
+    # Language model ----------------------------------------------------------------------------
+
+    def pack(self, prompts: Sequence[Prompt]) -> PackedPrompts:
+        import torch
+
+        from luvc.decoder import PackedPrompts
+
+        ids: list[int] = []
+        positions: list[int] = []
+        visual: list[int] = []
+        lengths = []
+        for prompt in prompts:
+            start = len(ids)
+            schedule = prompt.schedule
+            merged = schedule.merged_grid.height * schedule.merged_grid.width
+            original = schedule.grid.height * schedule.grid.width
+            compact = _is_compact(schedule)
+            position = 0
+            for run, piece in enumerate(prompt.layout.pieces):
+                if run:
+                    visual.extend(range(len(ids), len(ids) + merged))
+                    ids.extend([self.image_token_id] * merged)
+                    # Original scale: the place inside the frame is added on the device, below.
+                    positions.extend(range(position, position + merged) if compact else [position] * merged)
+                    position += merged if compact else original
+                ids.extend(piece)
+                positions.extend(range(position, position + len(piece)))
+                position += len(piece)
+            lengths.append(len(ids) - start)
+        device = self.projector.linear_1.weight.device
+        hidden = self.decoder.embed(torch.tensor(ids, device=device))
+        position = torch.tensor(positions, device=device, dtype=torch.float32)
+        index = torch.tensor(visual, device=device, dtype=torch.long)
+        if visual:
+            encoded = [(prompt.encoded, prompt.schedule) for prompt in prompts if prompt.encoded is not None]
+            features = torch.cat([clip.features for clip, _ in encoded])
+            inside = [
+                torch.zeros_like(clip.row) if _is_compact(plan) else clip.row * plan.grid.width + clip.column
+                for clip, plan in encoded
+            ]
+            hidden = hidden.index_copy(0, index, features.to(hidden.dtype))
+            position = position.index_add(0, index, torch.cat(inside))
+        by_layer = zip(*(prompt.schedule.layer_tokens for prompt in prompts), strict=True)
+        return PackedPrompts(hidden[None], position[None], tuple(lengths), index, tuple(by_layer))
+
+    def next_position(self, prompt: Prompt) -> int:
+        schedule = prompt.schedule
+        return prompt.layout.text_tokens + (schedule.merged_tokens if _is_compact(schedule) else schedule.visual_tokens)
+
+    def decode_positions(self, positions: Sequence[int]) -> Tensor:
+        import torch
+
+        return torch.tensor(positions, device=self.projector.linear_1.weight.device)[:, None]
+
+
+def _is_compact(schedule: Schedule) -> bool:
+    merge = schedule.compression.merge
+    return merge is not None and merge.positions == "compact"
 
 
 FAMILY = InternVL()

@@ -1,0 +1,130 @@
+"""The attention seam: the one function through which every layer of every model attends.
+
+It is registered with transformers' attention interface under the name "luvc". What it computes is decided
+by the `Plan` in force: packed prefill (sequences end to end), decode against the KV cache, or plain batched
+attention inside the encoder. Without a plan it is transformers' own SDPA attention, so a model that was
+handed to the engine still works on its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "luvc"
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Causal attention inside each of several sequences that lie end to end. `lengths`: host integers."""
+
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Decode:
+    """One new token a sequence against its cache.
+
+    `mask`: bool `[batch, 1, 1, length]`, true where a key is alive; None when all are.
+    """
+
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Full attention inside each row of the batch (frames of equal token count)."""
+
+
+Plan = Packed | Decode | Frames
+
+_state = threading.local()
+
+
+@contextlib.contextmanager
+def using(plan: Plan) -> Iterator[None]:
+    """Put `plan` in force for the layers called inside the block (this thread only)."""
+    previous = getattr(_state, "plan", None)
+    _state.plan = plan
+    try:
+        yield
+    finally:
+        _state.plan = previous
+
+
+def attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention in transformers' calling convention.
+
+    Args:
+        query: `[batch, heads, queries, head_dim]`; key, value: `[batch, kv_heads, keys, head_dim]`.
+
+    Returns:
+        `[batch, queries, heads, head_dim]` and None (weights are never materialised).
+    """
+    plan: Plan | None = getattr(_state, "plan", None)
+    if plan is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    if isinstance(plan, Packed):
+        out = packed(query, key, value, plan.lengths, scaling)
+    elif isinstance(plan, Decode):
+        out = decode(query, key, value, plan.mask, scaling)
+    else:
+        out = F.scaled_dot_product_attention(query, key, value, scale=scaling)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def packed(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], scaling: float | None) -> Tensor:
+    """Causal attention over packed sequences, `[1, heads, sum(lengths), head_dim]` in and out.
+
+    Neighbours of equal length go through one batched call.
+    """
+    out = torch.empty_like(query)
+    start, index = 0, 0
+    while index < len(lengths):
+        length, run = lengths[index], 1
+        while index + run < len(lengths) and lengths[index + run] == length:
+            run += 1
+        stop = start + run * length
+        q, k, v = (part[0, :, start:stop].unflatten(1, (run, length)).transpose(0, 1) for part in (query, key, value))
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
+        out[0, :, start:stop] = attended.transpose(0, 1).flatten(1, 2)
+        start, index = stop, index + run
+    return out
+
+
+def decode(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    """One query token a sequence, `[batch, heads, 1, head_dim]` in and out.
+
+    The query heads that share a KV head become rows of one small matrix, so keys are never repeated.
+    """
+    batch, heads, _, head_dim = query.shape
+    grouped = query.reshape(batch, key.shape[1], heads // key.shape[1], head_dim)
+    out = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
+    return out.reshape(batch, heads, 1, head_dim)
+
+
+def backend(device: torch.device) -> str:
+    """Name of the back end in use on `device`, for reports."""
+    return f"sdpa ({device.type})"
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -1,0 +1,144 @@
+"""KV cache with per-layer lengths: each layer holds what lived there, and no more.
+
+Sequences sit in slots `0 .. active - 1`; a finished one is replaced by the last, so the active part is a
+contiguous view and decode needs no gather. Lengths are host integers from the schedule: the device is never
+asked. The layers of an unmodified transformers model talk to it through `update`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from luvc.shapes import TextShape
+
+GRANULE = 64  # capacities grow in steps of this many tokens
+
+
+class KVCache:
+    """Slots of keys and values for one language model.
+
+    Args:
+        text: dimensions of the language model.
+        dtype, device: of keys and values.
+    """
+
+    def __init__(self, text: TextShape, dtype: torch.dtype, device: torch.device) -> None:
+        self.text, self.dtype, self.device = text, dtype, device
+        self.slots = 0
+        self.active = 0
+        self.capacity = [0] * text.layers
+        self.lengths: list[list[int]] = [[] for _ in range(text.layers)]  # [layer][slot]
+        self._keys: list[Tensor] = [self._empty(0, 0) for _ in range(text.layers)]
+        self._values: list[Tensor] = [self._empty(0, 0) for _ in range(text.layers)]
+        self._write: list[Tensor] = []
+        self._decoding = False
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Bytes held by keys and values of all slots."""
+        return sum(part.numel() * part.element_size() for part in (*self._keys, *self._values))
+
+    def reserve(self, sequences: int, capacity: list[int]) -> None:
+        """Make room for `sequences` more slots of at least `capacity[layer]` tokens each."""
+        slots = max(self.slots, self.active + sequences)
+        rounded = [-(-tokens // GRANULE) * GRANULE for tokens in capacity]
+        wanted = [max(old, new) for old, new in zip(self.capacity, rounded, strict=True)]
+        if self.active == 0:
+            wanted = rounded  # nobody to keep: shrink to what is needed
+        for layer, tokens in enumerate(wanted):
+            if slots == self.slots and tokens == self.capacity[layer]:
+                continue
+            self._keys[layer] = self._moved(self._keys[layer], slots, tokens)
+            self._values[layer] = self._moved(self._values[layer], slots, tokens)
+        self.slots, self.capacity = slots, wanted
+
+    def add(self, layer_lengths: list[list[int]]) -> None:
+        """Take the next slots for a packed prefill; `layer_lengths[layer][i]` tokens of new sequence i.
+
+        The following `update` calls, one a layer, write packed `[1, kv_heads, tokens, head_dim]`.
+        """
+        first = self.active
+        self._write = []
+        for layer, lengths in enumerate(layer_lengths):
+            starts = [(first + index) * self.capacity[layer] for index in range(len(lengths))]
+            rows = [torch.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+            self._write.append(torch.cat(rows).to(self.device))
+            self.lengths[layer].extend(lengths)
+        self.active += len(layer_lengths[0])
+        self._decoding = False
+
+    def begin_decode_step(self) -> list[Tensor | None]:
+        """Open one more token in every active slot; returns each layer's key mask (None: all alive).
+
+        Masks are bool `[active, 1, 1, longest]`. Layers with the same lengths share one mask.
+        """
+        self._write = []
+        masks: dict[tuple[int, ...], Tensor | None] = {}
+        out = []
+        for layer, lengths in enumerate(self.lengths):
+            self._write.append(
+                torch.tensor([slot * self.capacity[layer] + length for slot, length in enumerate(lengths)]).to(
+                    self.device
+                )
+            )
+            self.lengths[layer] = lengths = [length + 1 for length in lengths]
+            key = tuple(lengths)
+            if key not in masks:
+                longest = max(lengths)
+                alive = torch.tensor(lengths, device=self.device)[:, None, None, None]
+                same = longest == min(lengths)
+                masks[key] = None if same else torch.arange(longest, device=self.device) < alive
+            out.append(masks[key])
+        self._decoding = True
+        return out
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Called by the model's layers: write the new keys and values, return those to attend to.
+
+        Prefill returns what came in (packed); decode returns `[active, kv_heads, longest, head_dim]` views.
+        """
+        keys, values = self._keys[layer_idx], self._values[layer_idx]
+        rows = self._write[layer_idx]
+        flat = (0, 1)
+        # Prefill is [1, heads, tokens, dim], decode [slots, heads, 1, dim]: both are tokens x heads x dim.
+        keys.flatten(*flat).index_copy_(0, rows, key_states.transpose(1, 2).flatten(*flat))
+        values.flatten(*flat).index_copy_(0, rows, value_states.transpose(1, 2).flatten(*flat))
+        if not self._decoding:
+            return key_states, value_states
+        longest = max(self.lengths[layer_idx])
+        return (
+            keys[: self.active, :longest].transpose(1, 2),
+            values[: self.active, :longest].transpose(1, 2),
+        )
+
+    def remove(self, slot: int) -> None:
+        """Free `slot`; the last active sequence moves into it. The caller mirrors the move."""
+        last = self.active - 1
+        for layer, lengths in enumerate(self.lengths):
+            if slot != last:
+                length = lengths[last]
+                self._keys[layer][slot, :length] = self._keys[layer][last, :length]
+                self._values[layer][slot, :length] = self._values[layer][last, :length]
+                lengths[slot] = length
+            lengths.pop()
+        self.active = last
+
+    def truncate(self, active: int) -> None:
+        """Forget the sequences of slot `active` and above (a prefill that failed half-way)."""
+        for lengths in self.lengths:
+            del lengths[active:]
+        self.active = active
+
+    def _empty(self, slots: int, tokens: int) -> Tensor:
+        shape = (slots, tokens, self.text.kv_heads, self.text.head_dim)
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+
+    def _moved(self, old: Tensor, slots: int, tokens: int) -> Tensor:
+        new = self._empty(slots, tokens)
+        if self.active:
+            common = min(old.shape[1], tokens)
+            new[: self.active, :common] = old[: self.active, :common]
+        return new

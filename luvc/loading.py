@@ -1,0 +1,100 @@
+"""Loads a checkpoint into an `Engine`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from luvc import attention, checkpoints
+from luvc.compression import Compression
+from luvc.engine import Budgets, Engine
+from luvc.errors import ConfigError, ModelError
+from luvc.families import family_of
+from luvc.preprocess import Normalisation, read_normalisation
+
+
+def load(
+    model: Any,
+    compression: Any = "balanced",
+    *,
+    processor: Any = None,
+    revision: str | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    budgets: Budgets | None = None,
+) -> Engine:
+    """Load a model and return an engine.
+
+    Args:
+        model: hub name, folder, "luvc-demo", or a loaded transformers model (then `processor` is needed:
+            its processor, or its tokenizer alone).
+        compression: preset name, mapping or `Compression`.
+        dtype: "auto" is bfloat16 on CUDA and float32 on CPU; else a torch dtype or its name.
+        device: "auto" is CUDA where there is one.
+        trust_remote_code: run code that comes with the checkpoint; off unless asked for.
+        budgets: limits of batches and memory.
+
+    Raises:
+        ModelError: the checkpoint cannot be found, read, or is of an unsupported family.
+        ConfigError: an impossible compression, dtype or device.
+    """
+    settings = Compression.from_any(compression)
+    if isinstance(model, (str, Path)):
+        model, tokenizer, norm = _from_checkpoint(
+            str(model), revision, _dtype(dtype, _device(device)), _device(device), trust_remote_code
+        )
+    else:
+        if processor is None:
+            raise ConfigError("luvc.load: a loaded model needs its processor (or tokenizer)", "pass processor=")
+        tokenizer = getattr(processor, "tokenizer", processor)
+        image_processor = getattr(processor, "image_processor", None)
+        norm = Normalisation.from_config(image_processor.to_dict() if image_processor is not None else {})
+    family = family_of(model.config.to_dict())
+    # One seam for all layers; without a plan it is SDPA, so the model still works on its own.
+    model.set_attn_implementation(attention.NAME)
+    model.eval()
+    eos = model.generation_config.eos_token_id
+    eos_ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+    return Engine(family.runtime(model, tokenizer, norm), settings, budgets or Budgets(), eos_ids)
+
+
+def _from_checkpoint(
+    name: str, revision: str | None, dtype: torch.dtype, device: torch.device, trust_remote_code: bool
+) -> tuple[Any, Any, Normalisation]:
+    from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+    family_of(checkpoints.read_config(name, revision))  # a clear error before gigabytes are fetched
+    source = checkpoints.resolve(name)
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"model.id {name!r}: {error}") from error
+    return model.to(device), tokenizer, read_normalisation(source, revision)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"model.device: {name!r} is not a device", "auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("model.device: no CUDA device is available", "use auto or cpu")
+    return device
+
+
+def _dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
+    if isinstance(name, torch.dtype):
+        return name
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ConfigError(f"model.dtype: {name!r} is not a torch dtype", "auto, float32, bfloat16 or float16")
+    return dtype

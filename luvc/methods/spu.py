@@ -1,0 +1,68 @@
+"""Spectrum pruning unit (SPU): score visual tokens by the low-pass part of their hidden states.
+
+The hidden states of one video's visual tokens are a signal, indexed by visual token even where text
+splits them into runs. The score of a token is the magnitude of its low-pass part; the largest stay. No
+attention weights, no similarity matrix, no query: it works beside any fused attention kernel, and several
+questions can share one visual prefix.
+
+Idea: arXiv 2512.09010 (transform, axis and cut-off are not published there; all are switches here).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from luvc.compression import Prune
+
+
+def spectral_scores(hidden: Tensor, lengths: tuple[int, ...], prune: Prune) -> Tensor:
+    """Score every visual token; higher stays.
+
+    Args:
+        hidden: `[videos, n_max, dim]`, padded at the end.
+        lengths: tokens of each video, host integers.
+        prune: axis, filter, cut-off, sign and residual.
+
+    Returns:
+        `[videos, n_max]` float32; values at padding are meaningless.
+    """
+    signal = hidden.float()
+    if prune.axis == "channel":
+        low = low_pass(signal, prune, dim=2)
+    else:
+        low = torch.zeros_like(signal)
+        for length in sorted(set(lengths)):
+            # A transform needs its exact length: videos of equal length are filtered together.
+            rows = [row for row, other in enumerate(lengths) if other == length]
+            if length:
+                low[rows, :length] = low_pass(signal[rows, :length], prune, dim=1)
+    if prune.residual:
+        low = signal - low
+    scores = low.norm(dim=2)
+    return scores if prune.sign == "high" else -scores
+
+
+def low_pass(signal: Tensor, prune: Prune, dim: int) -> Tensor:
+    """Low-pass part of `signal` along `dim`, same shape.
+
+    "dct": ideal low-pass that keeps the first ceil(cutoff * n) coefficients of the DCT-II; computed by an
+    FFT of the signal followed by its mirror image, whose spectrum is the DCT's. "fir": binomial kernel
+    with reflected borders.
+    """
+    n = signal.shape[dim]
+    mirrored = torch.cat((signal, signal.flip(dim)), dim)
+    if prune.filter == "dct":
+        spectrum = torch.fft.rfft(mirrored, dim=dim)
+        kept = math.ceil(prune.cutoff * n)
+        spectrum.narrow(dim, kept, spectrum.shape[dim] - kept).zero_()
+        return torch.fft.irfft(spectrum, n=2 * n, dim=dim).narrow(dim, 0, n)
+    # The mirror image is periodic with 2n, so a roll reflects at both borders.
+    half = prune.taps // 2
+    total = 2.0 ** (2 * half)
+    low = torch.zeros_like(mirrored)
+    for tap in range(-half, half + 1):
+        low += mirrored.roll(tap, dim) * (math.comb(2 * half, half + tap) / total)
+    return low.narrow(dim, 0, n)
