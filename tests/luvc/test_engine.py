@@ -1,0 +1,257 @@
+"""The engine against transformers' `generate`, alone against in a batch, and its failures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from luvc import Request
+from luvc.engine import Budgets, Engine
+from luvc.errors import OutOfMemory, PromptTooLong, RequestError
+from tests.luvc import tiny
+
+#: Every method and switch that changes which tokens survive, once.
+COMPRESSIONS = [
+    "off",
+    "paper",
+    "balanced",
+    "fast",
+    {"merge": {"keep": 0.5, "positions": "compact"}},
+    {"merge": {"steps": [[0.0, "height", 0.5], [1.0, "width", 0.75]]}},
+    {"prune": {"method": "random"}},
+    {"prune": {"method": "uniform", "schedule": "ramp", "every": 2}},
+    {"prune": {"axis": "sequence", "cutoff": 0.5}},
+    {"prune": {"axis": "sequence", "filter": "fir", "residual": True}},
+    {"prune": {"axis": "channel", "filter": "fir", "sign": "low", "schedule": "ramp", "first": 0.25}},
+]
+
+
+def requests(count: int = 8, seed: int = 0) -> list[Request]:
+    """Videos of one to four frames, stills, text-only; one to three prompts each."""
+    prompts = ["Describe.", "What moves here?", "Which colour is the largest object, and why?"]
+    made = [
+        Request(f"r{i}", prompts[: 1 + i % 3], tiny.clip(1 + i % 4, seed + i), image=i % 8 == 0) for i in range(count)
+    ]
+    return [*made, Request("text", ["hello", "and a longer question without any picture"])]
+
+
+def answers(engine: Engine, items: Sequence[Request]) -> dict[str, list[tuple[int, ...]]]:
+    out = {}
+    for done in engine.generate(items):
+        assert done.error is None, done.error
+        assert done.id not in out
+        out[done.id] = [answer.token_ids for answer in done.answers]
+    assert set(out) == {item.id for item in items}
+    return out
+
+
+@pytest.mark.parametrize("text", ["llama", "qwen2"])
+@pytest.mark.parametrize("feature_layer", [-1, -2, 2])
+def test_off_is_generate_token_for_token(text, feature_layer):
+    model = tiny.model(text=text, feature_layer=feature_layer)
+    got = answers(tiny.engine("off", text=text, feature_layer=feature_layer), requests(10))
+    compared = 0
+    for item in requests(10):
+        for prompt, ids in zip(item.prompts, got[item.id], strict=True):
+            assert list(ids) == tiny.reference(model, item.video, prompt, item.image, 12), (item.id, prompt)
+            compared += 1
+    assert compared >= 20
+    assert len({ids for each in got.values() for ids in each}) > 10, "the answers must depend on the picture"
+
+
+def test_the_model_still_works_on_its_own_after_the_engine_took_it():
+    engine = tiny.engine("balanced")
+    video = tiny.clip(2, 5)
+    model = tiny.model()
+    taken = engine.runtime.decoder.head  # the engine's copy of the weights
+    assert taken is not model.lm_head
+    assert tiny.reference(model, video, "Describe.", False, 8) == tiny.reference(
+        tiny.model(), video, "Describe.", False, 8
+    )
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS, ids=str)
+def test_alone_equals_in_a_batch_in_any_order(compression):
+    items = requests()
+    together = answers(tiny.engine(compression), items)
+    assert answers(tiny.engine(compression), items[::-1]) == together
+    small = Budgets(prefill_tokens=90, encode_tokens=70, kv_bytes=40_000, max_new_tokens=12)
+    assert answers(tiny.engine(compression, budgets=small), items) == together
+    for item in items:
+        assert answers(tiny.engine(compression), [item])[item.id] == together[item.id], item.id
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS, ids=str)
+def test_planned_tokens_are_the_tokens_in_the_cache(compression, monkeypatch):
+    engine = tiny.engine(compression)
+    seen: list[list[list[int]]] = []
+    prefill = engine.runtime.decoder.prefill
+
+    def watched(packed, cache, prune):
+        logits = prefill(packed, cache, prune)
+        new = len(packed.lengths)
+        seen.append([lengths[-new:] for lengths in cache.lengths])
+        # What was written is what was planned: the keys of living entries are not zero, the rest is.
+        for layer, lengths in enumerate(cache.lengths):
+            for slot, length in enumerate(lengths):
+                written = cache._keys[layer][slot].abs().sum(dim=(1, 2)) > 0
+                assert written[:length].all()
+        return logits
+
+    monkeypatch.setattr(engine.runtime.decoder, "prefill", watched)
+    for item in requests(5):
+        seen.clear()
+        (done,) = engine.generate([item])
+        (layers,) = seen
+        for index, answer in enumerate(done.answers):
+            actual = [layer[index] - answer.prompt_tokens for layer in layers]
+            assert tuple(actual) == done.tokens.by_layer
+        assert done.tokens.merged == done.tokens.by_layer[0]
+
+
+def test_identity_configuration_is_exactly_off():
+    identity = {"merge": {"keep": 1.0}, "prune": {"schedule": "stages", "stages": [[0.0, 1.0]]}}
+    items = requests(4)
+    clips = [torch.from_numpy(item.video) for item in items if item.video is not None]
+    features = []
+    for compression in ("off", identity):
+        engine = tiny.engine(compression)
+        plans = [engine._plan(item).plan for item in items if item.video is not None]
+        with torch.inference_mode():
+            features.append(torch.cat([e.features for e in engine.runtime.encode(clips, plans, 4096)]))
+    assert torch.equal(*features)
+    assert answers(tiny.engine(identity), items) == answers(tiny.engine("off"), items)
+
+
+def test_no_visual_token_in_the_last_layer_and_decode_continues_from_the_uncompressed_length():
+    engine = tiny.engine("balanced")
+    (item,) = [Request("v", ["Describe."], tiny.clip(3, 1))]
+    engine.submit(item)
+    engine.step()
+    (sequence,) = engine._running
+    text = sequence.layout.text_tokens
+    assert engine.cache.lengths[-1][0] == text + 1  # prompt and one decode step, no visual token
+    assert engine.cache.lengths[0][0] == text + sequence.job.plan.merged_tokens + 1
+    assert sequence.position == text + sequence.job.plan.visual_tokens + 1
+
+
+def test_several_prompts_share_one_encoding(monkeypatch):
+    engine = tiny.engine("balanced")
+    clips = []
+    encode = engine.runtime.encode
+    monkeypatch.setattr(engine.runtime, "encode", lambda c, *rest: clips.extend(c) or encode(c, *rest))
+    (done,) = engine.generate([Request("v", ["One?", "Two?", "Three?"], tiny.clip(4, 3))])
+    assert len(done.answers) == 3
+    assert len(clips) == 1
+
+
+def test_a_stream_is_pulled_only_as_room_allows():
+    engine = tiny.engine("balanced", budgets=Budgets(prefill_tokens=200, max_new_tokens=3))
+    pulled = 0
+
+    def stream():
+        nonlocal pulled
+        for index in range(200):
+            pulled += 1
+            yield Request(f"r{index}", ["Describe."], tiny.clip(2, index))
+
+    done = 0
+    for _ in engine.generate(stream()):
+        done += 1
+        assert pulled - done < 40
+    assert done == 200
+    assert engine.cache.active == 0
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind", "words"),
+    [
+        (Request("bad", ["x"], np.zeros((2, 32, 32), np.uint8)), RequestError, "shape"),
+        (Request("bad", ["x"], np.zeros((0, 32, 32, 3), np.uint8)), RequestError, "zero"),
+        (Request("bad", ["x"], np.zeros((2, 32, 32, 3), np.float32)), RequestError, "uint8"),
+        (Request("bad", ["x"], "not pixels"), RequestError, "video"),
+        (Request("bad", [], tiny.clip(1, 0)), RequestError, "no prompt"),
+        (Request("bad", ["x" * 3000], tiny.clip(1, 0)), PromptTooLong, "positions"),
+        (Request("bad", ["x"], tiny.clip(200, 0)), PromptTooLong, "fewer frames"),
+        (Request("bad", ["a <IMG_CONTEXT> b"], tiny.clip(1, 0)), RequestError, "marker"),
+        (Request("bad", ["x"], tiny.clip(2, 0), image=True), RequestError, "one frame"),
+        (Request("bad", ["x"], tiny.clip(1, 0), max_new_tokens=0), RequestError, "max_new_tokens"),
+    ],
+    ids=lambda value: value.prompts[0][:8] if isinstance(value, Request) and value.prompts else None,
+)
+def test_a_bad_request_costs_only_itself(bad, kind, words):
+    engine = tiny.engine("balanced")
+    items = requests(3)
+    got = {done.id: done for done in engine.generate([items[0], bad, *items[1:]])}
+    assert isinstance(got["bad"].error, kind)
+    assert words in str(got["bad"].error)
+    assert {item.id for item in items} == {key for key, done in got.items() if done.error is None}
+
+
+def test_out_of_memory_halves_the_batch_and_remembers(monkeypatch):
+    engine = tiny.engine("balanced")
+    expected = answers(tiny.engine("balanced"), requests())
+    prefill = engine.runtime.decoder.prefill
+    batches = []
+
+    def short_of_memory(packed, cache, prune):
+        batches.append(len(packed.lengths))
+        if len(packed.lengths) > 3:
+            cache.add(packed.layer_lengths())  # fails half-way: slots are taken already
+            raise torch.OutOfMemoryError("injected")
+        return prefill(packed, cache, prune)
+
+    monkeypatch.setattr(engine.runtime.decoder, "prefill", short_of_memory)
+    assert answers(engine, requests()) == expected
+    assert max(batches) > 3
+    batches.clear()
+    assert answers(engine, requests()) == expected
+    assert batches[0] < 9, "the ceiling is remembered"
+
+
+def test_a_request_that_never_fits_or_breaks_the_model_is_a_failure_of_its_own(monkeypatch):
+    engine = tiny.engine("off")
+    prefill = engine.runtime.decoder.prefill
+    limit = 300
+
+    def picky(packed, cache, prune):
+        if max(packed.lengths) > limit:
+            raise torch.OutOfMemoryError("injected")
+        return prefill(packed, cache, prune)
+
+    monkeypatch.setattr(engine.runtime.decoder, "prefill", picky)
+    items = [Request("small", ["x"], tiny.clip(2, 0)), Request("large", ["x"], tiny.clip(30, 0))]
+    got = {done.id: done for done in engine.generate([*items, Request("last", ["x"], tiny.clip(2, 1))])}
+    assert isinstance(got["large"].error, OutOfMemory)
+    assert got["small"].error is None
+    assert got["last"].error is None
+
+
+def test_a_failing_decode_step_fails_its_sequences_and_the_engine_goes_on(monkeypatch):
+    engine = tiny.engine("balanced")
+    decode = engine.runtime.decoder.decode
+    calls = []
+
+    def once(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("injected")
+        return decode(*args)
+
+    monkeypatch.setattr(engine.runtime.decoder, "decode", once)
+    got = list(engine.generate(requests(3)))
+    assert {done.id for done in got} == {item.id for item in requests(3)}
+    failed = [done for done in got if done.error is not None]
+    assert failed
+    assert all(done.error.retryable and "injected" in str(done.error) for done in failed)
+    assert answers(engine, requests(3)) == answers(tiny.engine("balanced"), requests(3))
+
+
+def test_stage_times_add_up_to_busy_time():
+    engine = tiny.engine("balanced")
+    times = [done.times for done in engine.generate(requests())]
+    assert all(t.prefill_s > 0 for t in times)
+    assert sum(t.encode_s > 0 for t in times) == len(times) - 1  # all but the text-only request
