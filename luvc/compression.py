@@ -258,10 +258,12 @@ def _part(kind: Any, base: Any, value: Any, key: str) -> Any:
     for name, item_kind in nested.items():
         if name in merged:
             merged[name] = tuple(_item(item_kind, item, f"compression.{key}.{name}") for item in merged[name] or ())
-    try:
-        return kind(**merged)
-    except TypeError as error:
-        raise ConfigError(f"compression.{key}: {error}") from error
+    for name, default in vars(kind()).items():
+        value = merged.get(name, default)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (number if type(default) in (int, float) else isinstance(value, type(default))):
+            raise ConfigError(f"compression.{key}.{name}: {value!r} should be a {type(default).__name__}")
+    return kind(**merged)
 
 
 def _item(kind: Any, value: Any, key: str) -> Any:
