@@ -1,0 +1,186 @@
+"""One YAML file -> one validated, immutable `RunConfig`.
+
+Sections live with the parts they configure (`plan`, `decode`, `luvc.Compression`); this module composes them,
+applies `--set` overrides, and turns every mistake into a `ConfigError` that names file, key and value.
+Knows nothing of Ray or torch, and never writes storage options: they carry credentials.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, ValidationError, field_serializer, field_validator
+
+from luvc.compression import Compression
+from luvc.errors import ConfigError
+from pipeline.config_text import apply_overrides, explain, read_yaml
+from pipeline.decode.protocol import DecodeSettings
+from pipeline.plan.clips import Clips
+from pipeline.plan.prompts import DEFAULT_PROMPT, Prompt, normalise_prompts
+from pipeline.plan.sampling import Sampling
+from pipeline.plan.sources import InputSource
+from pipeline.section import Section, StorageOptions, Url, expand_text
+
+
+class ModelSettings(Section):
+    """The `model` section.
+
+    Attributes:
+        id: hub name, local folder, or `luvc-demo` (the embedded model).
+        revision: branch, tag or commit on the hub.
+        dtype: of weights and activations; auto: bfloat16 on a GPU, else float32.
+        device: auto: a GPU where there is one.
+        trust_remote_code: run Python code that comes with a checkpoint. Off unless you read that code.
+        attention: name of an attention back end; auto: the fastest that loads here.
+    """
+
+    id: str = Field(default="luvc-demo", min_length=1)
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+    attention: str = "auto"
+
+    @field_validator("id")
+    @classmethod
+    def _expand(cls, value: str) -> str:
+        value = expand_text(value)
+        return str(Path(value).expanduser()) if value.startswith("~") else value
+
+
+class Generation(Section):
+    """The `generation` section: greedy decoding of at most `max_new_tokens` tokens."""
+
+    max_new_tokens: int = Field(default=64, ge=1)
+
+
+class RunSettings(Section):
+    """The `run` section: the shape of the Ray job.
+
+    Attributes:
+        engine: "luvc", or "fake": answers without a model, to try everything else.
+        actors: engine actors, one model each.
+        gpus_per_actor: auto: 1 where the cluster has GPUs, else 0.
+        cpus_per_actor: CPUs an engine actor reserves.
+        decode_cpus: CPUs a decode task reserves.
+        in_flight_units: units on their way to an actor; bounds decoded frames in memory.
+        prefill_tokens: token budget of one packed prefill, counted after merging.
+        kv_bytes: KV-cache budget of an actor.
+        attempts: tries per unit inside one run, for errors that trying again can help.
+        heartbeat_s: seconds between progress lines.
+        no_progress_s: abort, naming the stuck stage, when nothing moved for so long.
+        ray_address: auto: RAY_ADDRESS or a running cluster, else a local one; local; or an address.
+    """
+
+    engine: Literal["luvc", "fake"] = "luvc"
+    actors: int = Field(default=1, ge=1)
+    gpus_per_actor: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+    cpus_per_actor: float = Field(default=1.0, gt=0)
+    decode_cpus: float = Field(default=1.0, gt=0)
+    in_flight_units: int = Field(default=16, ge=1)
+    prefill_tokens: int = Field(default=8192, ge=1)
+    kv_bytes: int = Field(default=2 * 1024**3, ge=1)
+    attempts: int = Field(default=2, ge=1)
+    heartbeat_s: float = Field(default=10.0, gt=0)
+    no_progress_s: float = Field(default=900.0, gt=0)
+    ray_address: str = "auto"
+
+
+class OutputSettings(Section):
+    """The `output` section.
+
+    Attributes:
+        path: folder or URL; relative paths start at the current working directory.
+        storage: options for fsspec; never written to any output.
+        part_bytes, part_units: a result file is closed at whichever comes first.
+        thumbnails: units shown with a picture in the report.
+    """
+
+    path: Url
+    storage: StorageOptions = Field(default_factory=dict)
+    part_bytes: int = Field(default=64 * 1024**2, ge=1)
+    part_units: int = Field(default=512, ge=1)
+    thumbnails: int = Field(default=24, ge=0)
+
+
+class Prices(Section):
+    """The `prices` section: US dollars per hour; without them the report shows no cost."""
+
+    gpu_hour_usd: float | None = Field(default=None, ge=0)
+    cpu_hour_usd: float | None = Field(default=None, ge=0)
+
+
+def _parse_compression(value: Any) -> Compression:
+    if isinstance(value, Mapping):  # `merge: off` is as natural as `compression: off`
+        parts = {key: None for key in ("merge", "prune") if value.get(key) in ("off", "none")}
+        value = {**value, **parts}
+    return Compression.from_any("off" if value == "none" else value)
+
+
+class RunConfig(Section):
+    """Everything one run depends on; attributes are the keys of the YAML (docs/design.md)."""
+
+    name: str = Field(default="luvc", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    inputs: tuple[InputSource, ...] = Field(min_length=1)
+    clips: Clips = Clips()
+    sampling: Sampling = Sampling()
+    prompts: Annotated[tuple[Prompt, ...], BeforeValidator(normalise_prompts)] = normalise_prompts(DEFAULT_PROMPT)
+    model: ModelSettings = ModelSettings()
+    compression: Annotated[Compression, BeforeValidator(_parse_compression)] = _parse_compression("balanced")
+    generation: Generation = Generation()
+    decode: DecodeSettings = DecodeSettings()
+    run: RunSettings = RunSettings()
+    output: OutputSettings
+    prices: Prices = Prices()
+
+    @field_serializer("prompts")
+    def _prompts_as_mapping(self, prompts: tuple[Prompt, ...]) -> dict[str, str]:
+        return {prompt.prompt_id: prompt.text for prompt in prompts}
+
+    @field_serializer("compression")
+    def _compression_as_mapping(self, compression: Compression) -> dict[str, Any]:
+        return compression.as_mapping()
+
+    def as_mapping(self) -> dict[str, Any]:
+        """Plain JSON-like data, defaults filled in, storage options left out."""
+        mapping: dict[str, Any] = json.loads(json.dumps(self.model_dump()))
+        return mapping
+
+    def dump(self) -> str:
+        """YAML of the whole configuration; `load_config` reads it back (without the storage options)."""
+        return yaml.safe_dump(self.as_mapping(), sort_keys=False, allow_unicode=True, width=100)
+
+    @property
+    def config_hash(self) -> str:
+        """16 hex digits that change when any setting other than storage options changes."""
+        canonical = json.dumps(self.as_mapping(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a configuration file.
+
+    Args:
+        path: the YAML file.
+        overrides: "key=value" pairs as given to `--set`; keys with dots (`inputs.0.path`), values in YAML.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value in it or in an override is wrong.
+    """
+    values = apply_overrides(read_yaml(path), overrides)
+    return parse_config(values, origin=str(path), overrides=overrides)
+
+
+def parse_config(values: Any, origin: str = "configuration", overrides: Sequence[str] = ()) -> RunConfig:
+    """Validate plain data; `origin` is named in errors. Raises ConfigError."""
+    try:
+        return RunConfig.model_validate(values)
+    except ConfigError as error:  # from luvc.compression, which names its keys itself
+        raise ConfigError(f"{origin}: {error.message}", error.hint) from None
+    except ValidationError as error:
+        raise explain(error, RunConfig, origin, overrides) from None
