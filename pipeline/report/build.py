@@ -1,0 +1,108 @@
+"""Builds the report of an output folder from its files alone: reads, computes, writes.
+
+Writes `runs/<run_id>/{metrics.json,report.html}` and `metrics/part-<run_id>.parquet`; the newest run's page and
+figures also stand in the root. Knows nothing of Ray, and needs no run to have ended, or even begun.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from luvc.errors import LuvcError
+from pipeline import schemas
+from pipeline.report import metrics as figures
+from pipeline.report import page, runlog
+from pipeline.report.files import Output
+from pipeline.report.records import Metrics
+from pipeline.report.runlog import RunLog
+from pipeline.report.samples import SAMPLE_COLUMNS, Sample, choose, samples
+
+MANIFEST_PATH = ("manifest", "manifest.parquet")
+
+
+class ReportError(LuvcError):
+    """There is nothing to report on."""
+
+
+def build_report(output_url: str, storage_options: dict[str, Any] | None = None, run_id: str | None = None) -> Metrics:
+    """(Re)build the report of one run.
+
+    Args:
+        output_url: the output folder, any fsspec URL.
+        storage_options: for fsspec.
+        run_id: which run; None = the newest.
+
+    Returns:
+        The figures, as written to `metrics.json`.
+
+    Raises:
+        ReportError: no manifest in this folder, or no such run.
+        pipeline.report.metrics.InvariantError: the files contradict each other.
+    """
+    output = Output.at(output_url, storage_options)
+    if not output.parts("manifest"):
+        raise ReportError(
+            f"{output_url}: no manifest here", "give the output folder of a run, or make one with `luvc plan CONFIG`"
+        )
+    runs = _runs(output)
+    newest = runlog.newest(runs)
+    chosen = newest if run_id is None else next((run for run in runs if run.run_id == run_id), None)
+    if run_id is not None and chosen is None:
+        known = ", ".join(run.run_id for run in runs) or "none"
+        raise ReportError(f"{output_url}: no run {run_id!r}", f"runs here: {known}")
+    if chosen is not None:
+        chosen = _run(output, chosen.run_id, all_heartbeats=True)
+
+    manifest = output.table("manifest", schemas.MANIFEST, figures.MANIFEST_COLUMNS)
+    results = output.table("results", schemas.RESULTS, figures.RESULTS_COLUMNS)
+    failures = output.table("failures", schemas.FAILURES, figures.FAILURES_COLUMNS)
+    metrics = figures.compute(manifest, results, failures, runs, chosen)
+    html = page.render(metrics, _samples(output, manifest, results))
+    _write(output, metrics, html, chosen, newest)
+    if chosen is not None:
+        table = figures.interval_table(chosen, results, failures)
+        output.write(_parquet(table), "metrics", f"part-{chosen.run_id}.parquet")
+    return metrics
+
+
+def _runs(output: Output) -> list[RunLog]:
+    """All runs of the output, each with its last heartbeat only."""
+    found = (_run(output, run_id, all_heartbeats=False) for run_id in output.folders("runs"))
+    return [run for run in found if run is not None]
+
+
+def _run(output: Output, run_id: str, all_heartbeats: bool) -> RunLog | None:
+    events = output.read_text("runs", run_id, "events.jsonl")
+    if events is None:
+        return None
+    return runlog.parse(run_id, events, output.read_text("runs", run_id, "config.yaml"), all_heartbeats)
+
+
+def _samples(output: Output, manifest: pa.Table, results: pa.Table) -> list[Sample]:
+    ids = choose(manifest, results["unit_id"])
+    rows = output.table("results", schemas.RESULTS, SAMPLE_COLUMNS, where=ds.field("unit_id").isin(ids))
+    return samples(rows, ids)
+
+
+def _write(output: Output, metrics: Metrics, html: str, run: RunLog | None, newest: RunLog | None) -> None:
+    text = json.dumps(metrics.as_dict(), indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+    folders: list[tuple[str, ...]] = []
+    if run is not None:
+        folders.append(("runs", run.run_id))
+    if run is None or (newest is not None and run.run_id == newest.run_id):
+        folders.append(())
+    for folder in folders:
+        output.write(text.encode(), *folder, "metrics.json")
+        output.write(html.encode(), *folder, "report.html")
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()

@@ -1,0 +1,133 @@
+"""Inline SVG for the page: numbers in, markup out. Text stays outside the scaled plots, so it never shrinks.
+
+Shapes get their colours from CSS classes; every mark carries a `<title>` that browsers show on hover.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+#: Inner coordinates of a stretched plot.
+WIDTH, HEIGHT = 1000.0, 100.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a bar: CSS class, amount, and what to say about it."""
+
+    css: str
+    amount: float
+    title: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A stretched plot and the labels that stand around it.
+
+    Attributes:
+        svg: the plot without any text.
+        ticks: (share of the height from the bottom, value) of the horizontal grid lines.
+        top: value at the upper edge.
+    """
+
+    svg: Markup
+    ticks: tuple[tuple[float, float], ...]
+    top: float
+
+
+def bar(parts: Sequence[Part], whole: float, height: int = 14) -> Markup:
+    """One horizontal bar; `whole` is the amount that fills the width."""
+    if whole <= 0:
+        return Markup("")
+    pieces, x = [], 0.0
+    for part in parts:
+        width = 100 * part.amount / whole
+        if width > 0:
+            pieces.append(
+                f'<rect class="{escape(part.css)}" x="{x:.3f}%" width="{width:.3f}%" height="{height}">'
+                f"<title>{escape(part.title)}</title></rect>"
+            )
+        x += width
+    label = escape("; ".join(part.title for part in parts))
+    return Markup(f'<svg class="bar" width="100%" height="{height}" role="img" aria-label="{label}">') + Markup(
+        "".join(pieces) + "</svg>"
+    )
+
+
+def steps(values: Sequence[float], titles: Sequence[str], top: float | None = None, css: str = "area") -> Plot:
+    """A step chart of equally wide steps, filled down to zero."""
+    grid, upper = _scale(max([*values, top or 0.0]))
+    width = WIDTH / max(1, len(values))
+    line = []
+    for index, value in enumerate(values):
+        y = HEIGHT * (1 - value / upper)
+        line += [f"{index * width:.2f},{y:.2f}", f"{(index + 1) * width:.2f},{y:.2f}"]
+    body = [_grid(grid)]
+    if line:
+        body.append(f'<polygon class="{css}" points="0,{HEIGHT} {" ".join(line)} {WIDTH},{HEIGHT}"/>')
+        body.append(f'<polyline class="{css}-line" points="{" ".join(line)}"/>')
+    body += [
+        f'<rect class="hover" x="{index * width:.2f}" y="0" width="{width:.2f}" height="{HEIGHT:.0f}">'
+        f"<title>{escape(title)}</title></rect>"
+        for index, title in enumerate(titles)
+    ]
+    return Plot(_stretched(body), grid, upper)
+
+
+def columns(values: Sequence[float], titles: Sequence[str], css: str = "column") -> Plot:
+    """A histogram of equally wide columns."""
+    grid, upper = _scale(max(values, default=0.0))
+    width = WIDTH / max(1, len(values))
+    body = [_grid(grid)]
+    for index, (value, title) in enumerate(zip(values, titles, strict=True)):
+        height = HEIGHT * value / upper
+        # A column that is not empty stays visible.
+        height = max(height, 1.0) if value > 0 else 0.0
+        body.append(
+            f'<rect class="{css}" x="{(index + 0.06) * width:.2f}" y="{HEIGHT - height:.2f}" '
+            f'width="{width * 0.88:.2f}" height="{height:.2f}"><title>{escape(title)}</title></rect>'
+        )
+    return Plot(_stretched(body), grid, upper)
+
+
+def marks(flags: Sequence[str | None]) -> Markup:
+    """A strip of marks below a plot, one place a step; None leaves the place empty."""
+    width = WIDTH / max(1, len(flags))
+    body = [
+        f'<rect class="failed" x="{index * width:.2f}" y="0" width="{max(width * 0.9, 3):.2f}" height="{HEIGHT:.0f}">'
+        f"<title>{escape(title)}</title></rect>"
+        for index, title in enumerate(flags)
+        if title
+    ]
+    return _stretched(body)
+
+
+def _stretched(body: Sequence[str]) -> Markup:
+    return Markup(
+        f'<svg class="plot" viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" preserveAspectRatio="none" aria-hidden="true">'
+        + "".join(body)
+        + "</svg>"
+    )
+
+
+def _grid(ticks: Sequence[tuple[float, float]]) -> str:
+    return "".join(
+        f'<line class="grid" x1="0" x2="{WIDTH:.0f}" y1="{HEIGHT * (1 - share):.2f}" y2="{HEIGHT * (1 - share):.2f}"/>'
+        for share, _ in ticks
+    )
+
+
+def _scale(largest: float) -> tuple[tuple[tuple[float, float], ...], float]:
+    """Two to four round grid lines and the value of the upper edge, at least `largest`."""
+    if largest <= 0:
+        return ((0.0, 0.0),), 1.0
+    raw = largest / 3
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
+    upper = max(largest, step * math.floor(largest / step))
+    count = math.floor(upper / step + 1e-9)
+    return tuple((index * step / upper, index * step) for index in range(count + 1)), upper

@@ -1,0 +1,75 @@
+"""What a run costs at the configured prices. Pure arithmetic; no prices, no cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+HOUR_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Prices:
+    """US dollars per hour of one GPU and of one CPU core; None = not set."""
+
+    gpu_hour_usd: float | None = None
+    cpu_hour_usd: float | None = None
+
+    @property
+    def known(self) -> bool:
+        return self.gpu_hour_usd is not None or self.cpu_hour_usd is not None
+
+
+@dataclass(frozen=True)
+class Rented:
+    """Devices held for `wall_s` seconds, busy or not: that is what is paid for."""
+
+    wall_s: float
+    gpus: float
+    cpus: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """US dollars; None where prices are not set or nothing was made that could be divided by.
+
+    Attributes:
+        usd: in all.
+        per_video_hour_usd: per hour of video that was finished.
+        per_1000_captions_usd: per thousand answers.
+        gpu_hours, cpu_hours: what was paid for.
+    """
+
+    usd: float | None
+    per_video_hour_usd: float | None
+    per_1000_captions_usd: float | None
+    gpu_hours: float
+    cpu_hours: float
+
+
+def price(rented: Rented, prices: Prices) -> float | None:
+    """Dollars for `rented`; a price that is not set counts as zero unless both are missing."""
+    if not prices.known:
+        return None
+    hourly = rented.gpus * (prices.gpu_hour_usd or 0.0) + rented.cpus * (prices.cpu_hour_usd or 0.0)
+    return rented.wall_s / HOUR_S * hourly
+
+
+def cost(bills: list[tuple[Rented, Prices]], video_s: float, answers: int) -> Cost:
+    """Cost of one or more runs that together finished `video_s` seconds of video and `answers` answers.
+
+    Runs without prices make the sum unknown: a partial sum would look like a low price.
+    """
+    amounts = [price(rented, prices) for rented, prices in bills]
+    known = [amount for amount in amounts if amount is not None]
+    usd = sum(known) if known and len(known) == len(amounts) else None
+    return Cost(
+        usd=usd,
+        per_video_hour_usd=_per(usd, video_s / HOUR_S),
+        per_1000_captions_usd=_per(usd, answers / 1000),
+        gpu_hours=sum(rented.wall_s * rented.gpus for rented, _ in bills) / HOUR_S,
+        cpu_hours=sum(rented.wall_s * rented.cpus for rented, _ in bills) / HOUR_S,
+    )
+
+
+def _per(usd: float | None, amount: float) -> float | None:
+    return usd / amount if usd is not None and amount > 0 else None

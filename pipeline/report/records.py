@@ -1,0 +1,228 @@
+"""What a report says, as frozen data: the keys of `metrics.json`. No arithmetic here.
+
+Two scopes: the *plan* (every unit of the manifest, whichever run did it) and the *run* the report is about.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.report.cost import Cost
+
+METRICS_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The plan's units; `planned = done + failed + pending` holds.
+
+    Attributes:
+        planned, done, failed, pending: units.
+        videos: different videos among the planned units.
+        answers: rows of results for planned units (units times prompts).
+        planned_video_s, done_video_s, failed_video_s: seconds of video, as far as lengths are known.
+        pending_unplannable: pending units whose planning already failed; the next run files them as failures.
+    """
+
+    planned: int
+    done: int
+    failed: int
+    pending: int
+    videos: int
+    answers: int
+    planned_video_s: float
+    done_video_s: float
+    failed_video_s: float
+    pending_unplannable: int
+
+
+@dataclass(frozen=True)
+class Integrity:
+    """Things that should be zero, and what older plans left behind.
+
+    Attributes:
+        duplicate_answers: rows beyond the first for one (unit_id, prompt_id).
+        units_missing_answers: done units with fewer answers than prompts.
+        answers_of_other_plans: rows of results whose unit is not in the manifest: kept, not counted.
+        units_with_corrupt_frames, corrupt_frames: accepted under the tolerant decode policy.
+        frames_expected, frames_decoded: of the done units.
+        unreadable_event_lines: lines of the run's event log that are not JSON.
+    """
+
+    duplicate_answers: int
+    units_missing_answers: int
+    answers_of_other_plans: int
+    units_with_corrupt_frames: int
+    corrupt_frames: int
+    frames_expected: int
+    frames_decoded: int
+    unreadable_event_lines: int
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """The run the report is about; times are ISO 8601 in UTC.
+
+    Attributes:
+        outcome: done, some_failed, interrupted, aborted, or unfinished (killed, or still going).
+        answers, units, failed: what this run added.
+        config: without storage options.
+    """
+
+    run_id: str
+    name: str | None
+    outcome: str
+    started_at: str | None
+    ended_at: str | None
+    wall_s: float
+    units: int
+    failed: int
+    answers: int
+    model: str | None
+    compression: str | None
+    config_hash: str | None
+    versions: dict[str, Any]
+    machine: dict[str, Any]
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Work per wall time, start-up included; rates are None when no time was measured.
+
+    Attributes:
+        runs: runs counted.
+        video_hours_per_hour: hours of video finished per hour of wall time.
+    """
+
+    runs: int
+    wall_s: float
+    units: int
+    answers: int
+    video_s: float
+    output_tokens: int
+    units_per_s: float | None
+    video_hours_per_hour: float | None
+    output_tokens_per_s: float | None
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """One stage.
+
+    Attributes:
+        device: "cpu" (decode workers) or "engine".
+        seconds: worker seconds of the plan's done units, from results.
+        share: of `seconds` over all stages.
+        s_per_video_hour: worker seconds per hour of video.
+        busy_s, starved_s: of this run up to its last heartbeat, summed over workers; starved = waiting for input.
+    """
+
+    name: str
+    device: str
+    seconds: float
+    share: float | None
+    s_per_video_hour: float | None
+    busy_s: float | None
+    starved_s: float | None
+
+
+@dataclass(frozen=True)
+class LadderStep:
+    """Tokens at one step of the way from patches to decoder layers, over the plan's done units.
+
+    Attributes:
+        name: patches, visual, merged or layers (the mean over decoder layers).
+        ratio: of the visual tokens the language model would get without compression.
+    """
+
+    name: str
+    tokens: float
+    per_unit: float | None
+    ratio: float | None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """One failed unit, shown as an example."""
+
+    unit_id: str
+    uri: str
+    start_s: float | None
+    end_s: float | None
+    message: str
+    attempts: int | None
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Failed units of one stage and error class; `hint` is that of the first example."""
+
+    stage: str
+    error_class: str
+    units: int
+    retryable: int
+    hint: str
+    examples: tuple[Failed, ...]
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Answers with at least `from_tokens` and at most `to_tokens` generated tokens."""
+
+    from_tokens: int
+    to_tokens: int
+    answers: int
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Generated tokens per answer."""
+
+    mean: float
+    p10: float
+    median: float
+    p90: float
+    longest: int
+    bins: tuple[Bin, ...]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One interval of the run; `video_decode_s` and so on are busy seconds, None when not measured."""
+
+    start: str
+    interval_s: float
+    units: int
+    failed: int
+    video_s: float
+    output_tokens: int
+    units_per_s: float
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Everything `metrics.json` holds; `run`, `run_speed` and `run_cost` are None before the first run."""
+
+    version: str
+    outcome: str
+    bottleneck: str
+    totals: Totals
+    integrity: Integrity
+    run: RunFacts | None
+    run_speed: Speed | None
+    all_runs_speed: Speed
+    run_cost: Cost | None
+    all_runs_cost: Cost
+    stages: tuple[StageTime, ...]
+    ladder: tuple[LadderStep, ...]
+    layer_tokens: tuple[float, ...]
+    failures: tuple[Cause, ...]
+    finish_reasons: dict[str, int]
+    output_lengths: Lengths | None
+    timeline: tuple[Moment, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)

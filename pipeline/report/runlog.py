@@ -1,0 +1,199 @@
+"""One run as its `events.jsonl` and `config.yaml` tell it: when, how long, how it ended, what its stages did.
+
+Pure: text in, frozen data out. A log that ends in the middle of a line (a killed driver) is read up to there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import yaml
+
+#: A run without a `run_finished` event: killed, or still going.
+UNFINISHED = "unfinished"
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """What one stage has done since the run began, summed over its workers."""
+
+    busy_s: float | None = None
+    starved_s: float | None = None
+    units: int | None = None
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """State of a run at one moment; all counts are cumulative."""
+
+    at: datetime
+    done: int
+    failed: int
+    left: int
+    stages: Mapping[str, StageWork]
+
+
+@dataclass(frozen=True)
+class RunLog:
+    """One run.
+
+    Attributes:
+        started_at, ended_at: of the first and the last event.
+        wall_s: seconds between them, or what `run_finished` says.
+        outcome: done, some_failed, interrupted, aborted, or `UNFINISHED`.
+        planned, done, failed, pending: as counted when the run started.
+        heartbeats: all of them, or only the last one (see `parse`).
+        config: the run's configuration without storage options.
+        unreadable_lines: lines of the log that are not JSON.
+    """
+
+    run_id: str
+    name: str | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    wall_s: float = 0.0
+    outcome: str = UNFINISHED
+    planned: int = 0
+    done: int = 0
+    failed: int = 0
+    pending: int = 0
+    versions: Mapping[str, Any] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    config_hash: str | None = None
+    heartbeats: tuple[Heartbeat, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    unreadable_lines: int = 0
+
+    @property
+    def last_stages(self) -> Mapping[str, StageWork]:
+        """Stage work at the last heartbeat; empty without one."""
+        return self.heartbeats[-1].stages if self.heartbeats else {}
+
+
+def parse(run_id: str, events: str, config: str | None = None, all_heartbeats: bool = True) -> RunLog:
+    """Read one run.
+
+    Args:
+        run_id: name of the run's folder.
+        events: text of `events.jsonl`.
+        config: text of `config.yaml`.
+        all_heartbeats: false keeps only the last heartbeat, which is much faster for long logs.
+    """
+    lines = [line for line in events.splitlines() if line.strip()]
+    if not all_heartbeats:
+        lines = _without_early_heartbeats(lines)
+    started: dict[str, Any] = {}
+    finished: dict[str, Any] = {}
+    times: list[datetime] = []
+    heartbeats: list[Heartbeat] = []
+    unreadable = 0
+    for line in lines:
+        event = _event(line)
+        if event is None:
+            unreadable += 1
+            continue
+        at = _time(event.get("t"))
+        if at is not None:
+            times.append(at)
+        kind = event.get("event")
+        if kind == "run_started" and not started:
+            started = event
+        elif kind == "run_finished":
+            finished = event
+        elif kind == "heartbeat" and at is not None:
+            heartbeats.append(_heartbeat(at, event))
+    wall_s = finished.get("wall_s")
+    if wall_s is None:
+        wall_s = (max(times) - min(times)).total_seconds() if times else 0.0
+    return RunLog(
+        run_id=run_id,
+        name=started.get("name"),
+        started_at=min(times, default=None),
+        ended_at=max(times, default=None),
+        wall_s=max(0.0, float(wall_s)),
+        outcome=str(finished.get("outcome") or UNFINISHED),
+        planned=_count(started.get("planned")),
+        done=_count(started.get("done")),
+        failed=_count(started.get("failed")),
+        pending=_count(started.get("pending")),
+        versions=_mapping(started.get("versions")),
+        machine=_mapping(started.get("machine")),
+        config_hash=started.get("config_hash"),
+        heartbeats=tuple(sorted(heartbeats, key=lambda beat: beat.at)),
+        config=without_storage(_yaml(config)),
+        unreadable_lines=unreadable,
+    )
+
+
+def newest(runs: Iterable[RunLog]) -> RunLog | None:
+    """The run that started last."""
+    return max(runs, key=lambda run: (run.started_at or _EPOCH, run.run_id), default=None)
+
+
+def without_storage(value: Any) -> Any:
+    """The configuration without `storage` mappings: they may hold keys, and reports get passed around."""
+    if isinstance(value, dict):
+        return {key: without_storage(item) for key, item in value.items() if key != "storage"}
+    if isinstance(value, list):
+        return [without_storage(item) for item in value]
+    return value
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _without_early_heartbeats(lines: list[str]) -> list[str]:
+    # A cheap look at the text first: a month of nights is a million heartbeat lines.
+    beats = [index for index, line in enumerate(lines) if '"heartbeat"' in line]
+    dropped = set(beats[:-1])
+    return [line for index, line in enumerate(lines) if index not in dropped]
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) else None
+
+
+def _heartbeat(at: datetime, event: dict[str, Any]) -> Heartbeat:
+    stages = {}
+    for name, work in _mapping(event.get("stage")).items():
+        work = _mapping(work)
+        units = work.get("units")
+        stages[name] = StageWork(
+            _seconds(work.get("busy_s")), _seconds(work.get("starved_s")), None if units is None else int(units)
+        )
+    return Heartbeat(at, _count(event.get("done")), _count(event.get("failed")), _count(event.get("left")), stages)
+
+
+def _time(text: Any) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _seconds(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _count(value: Any) -> int:
+    return int(value or 0)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _yaml(text: str | None) -> dict[str, Any]:
+    try:
+        return _mapping(yaml.safe_load(text)) if text else {}
+    except yaml.YAMLError:
+        return {}
