@@ -1,0 +1,1 @@
+"""How the embedded model's trained part was made, and how well it does."""

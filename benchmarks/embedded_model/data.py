@@ -1,0 +1,113 @@
+"""Stored features and exact words, drawn into training batches. Step `n` of seed `s` is always the same batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.embedded_model.features import SETS, scenes_of
+from benchmarks.embedded_model.model import IMAGE_ID, Batch, pad_rows
+from benchmarks.scenes.compose import ASK_BACKGROUND, ASK_IMAGE, ASK_MOTION, ASK_OBJECT, ASK_VIDEO, Scene
+from benchmarks.scenes.stamps import Cutout
+
+# pooling window (rows, columns) over the 8 x 8 units -> 64, 32, 16, 4 visual tokens a frame
+WINDOWS = ((1, 1), (1, 2), (2, 2), (4, 4))
+NOISE_SHARE = 0.15
+WINDOW_SHARES = {1: (0.15, 0.1, 0.6, 0.15), 4: (0.06, 0.1, 0.44, 0.4), 8: (0.1, 0.1, 0.4, 0.4)}
+
+
+def pool(units: torch.Tensor, window: tuple[int, int]) -> torch.Tensor:
+    """Average adjacent units, as merging does: `[frames, 64, dim]` -> `[frames, 64 / (rows * columns), dim]`."""
+    rows, columns = window
+    frames, _, dim = units.shape
+    grid = units.reshape(frames, 8 // rows, rows, 8 // columns, columns, dim)
+    return grid.mean(dim=(2, 4)).reshape(frames, -1, dim)
+
+
+def add_noise(units: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Blur what single pictures have in common with themselves only: Gaussian noise of a fixed share of the spread."""
+    noise = torch.from_numpy(rng.standard_normal(units.shape, dtype=np.float32))
+    return units + NOISE_SHARE * units.std() * noise
+
+
+@dataclass(frozen=True)
+class Prompter:
+    """Token ids of the prompts; the same string that the chat template and InternVL's processor give."""
+
+    tokenizer: object
+
+    @lru_cache(maxsize=65536)  # noqa: B019 - one instance lives as long as the process
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))  # type: ignore[attr-defined]
+
+    def text(self, question: str, frames: int, tokens_per_frame: int, image: bool = False) -> str:
+        """The whole prompt; `image` for a still, `frames=0` for text alone."""
+        shown = f"<img>{'<IMG_CONTEXT>' * tokens_per_frame}</img>"
+        visual = shown if image else "\n".join(f"Frame{index + 1}: {shown}" for index in range(frames))
+        joined = f"{visual}\n{question}" if frames else question
+        return f"<|im_start|>user\n{joined}<|im_end|>\n<|im_start|>assistant\n"
+
+    def ids(self, question: str, frames: int, tokens_per_frame: int, image: bool = False) -> list[int]:
+        return list(self.encode(self.text(question, frames, tokens_per_frame, image)))
+
+
+class FeatureBank:
+    """One set's stored units, coverage and scenes."""
+
+    def __init__(self, name: str, folder: Path, cutouts: tuple[Cutout, ...]) -> None:
+        self.entry = SETS[name]
+        self.units = np.load(folder / f"{name}.npy", mmap_mode="r")
+        self.coverage = np.load(folder / f"{name}.coverage.npy", mmap_mode="r")
+        self.scenes: list[Scene] = scenes_of(self.entry, cutouts)
+        done = folder / f"{name}.done"
+        self.count = int(done.read_text()) if done.is_file() else 0
+
+    def clip(self, index: int, frames: Sequence[int]) -> torch.Tensor:
+        """Units of some frames of one scene: `[frames, 64, 1536]` float32."""
+        return torch.from_numpy(np.asarray(self.units[index, list(frames)], dtype=np.float32))
+
+
+QUESTIONS_VIDEO = ((ASK_VIDEO, 0.55), (ASK_OBJECT, 0.2), (ASK_MOTION, 0.15), (ASK_BACKGROUND, 0.1))
+QUESTIONS_IMAGE = ((ASK_IMAGE, 0.55), (ASK_OBJECT, 0.3), (ASK_BACKGROUND, 0.15))
+
+
+def draw_batch(
+    banks: Sequence[FeatureBank],
+    shares: Sequence[float],
+    prompter: Prompter,
+    rng: np.random.Generator,
+    token_budget: int,
+) -> Batch:
+    """One batch of one shape: a number of frames, a pooling window, then as many scenes as the budget holds."""
+    bank = banks[rng.choice(len(banks), p=np.asarray(shares) / sum(shares))]
+    stored = bank.entry.frames
+    frames = stored if stored == 1 or rng.random() < 0.6 else int(rng.integers(2, stored + 1))
+    window = WINDOWS[rng.choice(len(WINDOWS), p=WINDOW_SHARES[stored])]
+    per_frame = 64 // (window[0] * window[1])
+    image = frames == 1 and rng.random() < 0.5
+    length = frames * (per_frame + 8) + 30
+    rows: list[tuple[list[int], list[int]]] = []
+    units: list[torch.Tensor] = []
+    for _ in range(max(1, token_budget // length)):
+        index = int(rng.integers(bank.count))
+        picked = np.sort(rng.choice(stored, frames, replace=False))
+        moving = frames > 1
+        kinds = QUESTIONS_VIDEO if moving else QUESTIONS_IMAGE
+        asks = kinds[rng.choice(len(kinds), p=[share for _, share in kinds])][0]
+        if not image and asks is ASK_IMAGE:
+            asks = ASK_VIDEO
+        question = asks[rng.integers(len(asks))]
+        scene = bank.scenes[index]
+        answer = scene.caption(moving) if asks in (ASK_VIDEO, ASK_IMAGE) else scene.answers(moving)[question]
+        rows.append((prompter.ids(question, frames, per_frame, image), list(prompter.encode(answer))))
+        units.append(pool(bank.clip(index, picked), window).reshape(-1, 1536))
+    stacked = add_noise(torch.stack(units), rng)
+    batch = pad_rows(rows, stacked)
+    if int((batch.ids == IMAGE_ID).sum()) != batch.units.shape[0] * batch.units.shape[1]:  # type: ignore[union-attr]
+        raise RuntimeError("prompt and visual tokens disagree")
+    return batch

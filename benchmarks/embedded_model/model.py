@@ -1,0 +1,161 @@
+"""The trainable part on top of the frozen towers: projector, LoRA and the two frame-marker embeddings.
+
+The frozen language model runs in bfloat16, what is trained is kept in float32. The projector is transformers'
+own module, so that what is trained is what is loaded later.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from luvc.embedded import config_path
+from luvc.embedded.assembly import LORA_PREFIX, PROJECTOR_PREFIX, SPECIAL_ROWS, open_gguf
+from luvc.embedded.towers import LANGUAGE_PREFIX, read_language_model
+
+LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+START_ID, END_ID, IMAGE_ID, EOS_ID = 3, 4, 5, 2
+IGNORE = -100
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer plus a trained low-rank term: `x W' + (x A') B'` (arXiv 2106.09685)."""
+
+    def __init__(self, base: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.base = base
+        self.A = nn.Parameter(torch.randn(rank, base.in_features) / base.in_features**0.5)
+        self.B = nn.Parameter(torch.zeros(base.out_features, rank))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        low = functional.linear(x, self.A.to(x.dtype))
+        return self.base(x) + functional.linear(low, self.B.to(x.dtype))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences of one shape: every row holds `images` runs of visual tokens at the same places.
+
+    ids, labels: `[rows, length]` int64, labels IGNORE except on the answer; units: `[rows, visual, 1536]`
+    float32 in reading order, None for text alone.
+    """
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    units: torch.Tensor | None
+
+
+class CaptionModel(nn.Module):
+    """Units and token ids to next-token losses."""
+
+    def __init__(self, rank: int, dtype: torch.dtype = torch.bfloat16) -> None:
+        super().__init__()
+        from transformers import InternVLConfig, LlamaForCausalLM
+        from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector
+
+        config = InternVLConfig(**json.loads(config_path().read_text()))
+        text = config.text_config
+        lm = LlamaForCausalLM(text)
+        weights = read_language_model(open_gguf(), text.num_attention_heads, text.num_key_value_heads)
+        lm.model.load_state_dict({name.removeprefix(LANGUAGE_PREFIX): value for name, value in weights.items()})
+        lm.tie_weights()
+        self.lm = lm.to(dtype).eval().requires_grad_(False)
+        self.projector = InternVLMultiModalProjector(config)
+        rows = self.lm.model.embed_tokens.weight.detach()
+        self.special_rows = nn.Parameter(rows[[START_ID, END_ID]].float().clone())
+        self.rank = rank
+        for layer in self.lm.model.layers if rank else ():
+            for name in LORA_MODULES:
+                owner = layer.self_attn if hasattr(layer.self_attn, name) else layer.mlp
+                setattr(owner, name, LoraLinear(getattr(owner, name), rank))
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+
+    def embed(self, batch: Batch) -> torch.Tensor:
+        """Input embeddings `[rows, length, 576]` with the visual tokens in their places."""
+        embeds = self.lm.model.embed_tokens(batch.ids)
+        for row, token_id in enumerate((START_ID, END_ID)):
+            at = (batch.ids == token_id)[..., None]
+            embeds = torch.where(at, self.special_rows[row].to(embeds.dtype), embeds)
+        if batch.units is None:
+            return embeds
+        visual = self.projector(batch.units).to(embeds.dtype)
+        places = (batch.ids == IMAGE_ID)[..., None].expand_as(embeds)
+        return embeds.masked_scatter(places, visual)
+
+    def token_losses(self, batch: Batch) -> torch.Tensor:
+        """Negative log-likelihood of every label, `[rows, length - 1]` float32, 0 where ignored.
+
+        Rows are padded on the right, so causal attention needs no mask, and only labelled positions go
+        through the 49,152-way head.
+        """
+        hidden = self.lm.model(inputs_embeds=self.embed(batch), use_cache=False).last_hidden_state[:, :-1]
+        labels = batch.labels[:, 1:]
+        wanted = labels != IGNORE
+        logits = self.lm.lm_head(hidden[wanted]).float()
+        losses = torch.zeros(labels.shape)
+        losses[wanted] = functional.cross_entropy(logits, labels[wanted], reduction="none")
+        return losses
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, max_new_tokens: int) -> list[list[int]]:
+        """Greedy answers; all rows must have the same length (no padding)."""
+        out = self.lm.model(inputs_embeds=self.embed(batch), use_cache=True)
+        answers: list[list[int]] = [[] for _ in range(len(batch.ids))]
+        finished = [False] * len(answers)
+        for _ in range(max_new_tokens):
+            tokens = self.lm.lm_head(out.last_hidden_state[:, -1]).argmax(-1)
+            for row, token in enumerate(tokens.tolist()):
+                finished[row] |= token == EOS_ID
+                if not finished[row]:
+                    answers[row].append(token)
+            if all(finished):
+                break
+            out = self.lm.model(input_ids=tokens[:, None], past_key_values=out.past_key_values, use_cache=True)
+        return answers
+
+    def export(self) -> dict[str, torch.Tensor]:
+        """The trained part as `luvc.embedded.assembly.apply_trained` reads it, float16."""
+        part = {PROJECTOR_PREFIX + name: value for name, value in self.projector.state_dict().items()}
+        part[SPECIAL_ROWS] = self.special_rows
+        for name, value in self.trainable().items():
+            if name.endswith((".A", ".B")):
+                part[LORA_PREFIX + name.removeprefix("lm.model.layers.")] = value
+        return {name: value.detach().half().contiguous() for name, value in part.items()}
+
+    def restore(self, part: Mapping[str, torch.Tensor]) -> None:
+        """Load what `export` wrote; entries that this rank has no place for are an error."""
+        own = self.export()
+        if own.keys() != part.keys():
+            raise ValueError(f"trained part does not fit: {sorted(own.keys() ^ part.keys())[:4]}")
+        self.projector.load_state_dict(
+            {
+                name.removeprefix(PROJECTOR_PREFIX): value.float()
+                for name, value in part.items()
+                if name.startswith(PROJECTOR_PREFIX)
+            }
+        )
+        parameters = dict(self.named_parameters())
+        with torch.no_grad():
+            self.special_rows.copy_(part[SPECIAL_ROWS].float())
+            for name, value in part.items():
+                if name.startswith(LORA_PREFIX):
+                    parameters["lm.model.layers." + name.removeprefix(LORA_PREFIX)].copy_(value.float())
+
+
+def pad_rows(rows: Sequence[tuple[list[int], list[int]]], units: torch.Tensor | None) -> Batch:
+    """`(prompt ids, answer ids)` pairs as one right-padded batch; the answer is followed by end-of-turn."""
+    full = [prompt + answer + [EOS_ID] for prompt, answer in rows]
+    length = max(map(len, full))
+    ids = torch.full((len(rows), length), EOS_ID)
+    labels = torch.full((len(rows), length), IGNORE)
+    for row, ((prompt, _), tokens) in enumerate(zip(rows, full, strict=True)):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        labels[row, len(prompt) : len(tokens)] = torch.tensor(tokens[len(prompt) :])
+    return Batch(ids, labels, units)

@@ -1,0 +1,277 @@
+"""Train the embedded model's projector and LoRA on stored features. Resumable; every step is a function of the seed.
+
+    python -m benchmarks.embedded_model.train --features DIR --stamps DIR --emoji DIR --run DIR --minutes 45
+
+Phase 1 (`warm`, minutes): the projector alone learns, unit by unit, to land on the word embedding of what the
+unit shows; composed scenes say which. Phase 2 (`caption`): projector, LoRA and the two frame-marker embeddings
+learn the answers by next-token loss, with varied frames and pooling. Writes RUN/log.jsonl, RUN/state.pt and
+RUN/trained.safetensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
+
+from benchmarks.embedded_model.data import FeatureBank, Prompter, add_noise, draw_batch, pool
+from benchmarks.embedded_model.model import Batch, CaptionModel, pad_rows
+from benchmarks.scenes.compose import Scene
+from benchmarks.scenes.stamps import find_cutouts
+from luvc.embedded.assembly import open_gguf
+
+BACKGROUND_WORDS = {
+    "blurred": "blurred", "sky": "sky", "night": "stars", "snow": "snow", "stripes": "stripes", "checks": "checkerboard",
+    "sea": "sea", "grass": "grass", "brick": "brick wall", "gravel": "gravel",
+}  # fmt: skip
+TEXT_SHARE = 0.05
+TEXT_TOKENS = 60
+TEXT_QUESTIONS = (
+    "What is the capital of Italy?", "Name three colors.", "Who wrote Hamlet?",
+    "How many days are in a week?", "What do cows eat?", "Write one sentence about the sea.", "What is two plus two?",
+    "Say hello.", "What is the opposite of hot?", "Give me a synonym for happy.", "What is a computer?",
+    "Tell me a fact about elephants.", "Why is the sky blue?", "What is the largest planet?", "What is bread made of?",
+    "Name a musical instrument.", "What is the boiling point of water?", "What season follows winter?", "Who are you?",
+    "Translate 'good morning' to Spanish.", "What is photosynthesis?", "What language is spoken in Brazil?", "Finish: once upon a time",
+)  # fmt: skip
+
+
+def background_word(scene: Scene) -> str:
+    return scene.colour if scene.background == "plain" else BACKGROUND_WORDS[scene.background]
+
+
+class UnitTargets:
+    """What each unit shows, as a row of a table of word embeddings: the warm start's supervision."""
+
+    def __init__(self, banks: Sequence[FeatureBank], model: CaptionModel, prompter: Prompter) -> None:
+        scenes = [scene for bank in banks for scene in bank.scenes]
+        words = {background_word(scene) for scene in scenes}
+        words |= {placed.cutout.name for scene in scenes for placed in (scene.main, scene.other) if placed}
+        self.row = {word: index for index, word in enumerate(sorted(words))}
+        table = model.lm.model.embed_tokens.weight.detach().float()
+        self.vectors = torch.stack([table[list(prompter.encode(f" {word}"))].mean(0) for word in sorted(words)])
+
+    def of(self, scene: Scene, coverage: np.ndarray) -> np.ndarray:
+        """coverage `[2, rows, columns]` in 0..1 -> row of the table per unit, -1 where it is unclear."""
+        targets = np.full(coverage.shape[1:], -1)
+        targets[coverage.sum(0) < 0.03] = self.row[background_word(scene)]
+        if scene.other:
+            targets[coverage[1] > 0.45] = self.row[scene.other.cutout.name]
+        targets[coverage[0] > 0.45] = self.row[scene.main.cutout.name]
+        return targets.reshape(-1)
+
+
+def warm_batch(banks, targets: UnitTargets, rng: np.random.Generator, scenes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Units `[n, 1536]` and table rows `[n]`: up to 12 object and 3 background units of each scene drawn."""
+    units, rows = [], []
+    sizes = np.array([bank.count * bank.entry.frames for bank in banks], float)
+    window = ((1, 1), (2, 2))[int(rng.random() < 0.5)]
+    for _ in range(scenes):
+        bank = banks[rng.choice(len(banks), p=sizes / sizes.sum())]
+        index, frame = int(rng.integers(bank.count)), int(rng.integers(bank.entry.frames))
+        seen = pool(bank.clip(index, [frame]), window)[0]
+        cover = bank.coverage[index, frame].astype(np.float32) / 255
+        cover = cover.reshape(2, 8 // window[0], window[0], 8 // window[1], window[1]).mean((2, 4))
+        labels = targets.of(bank.scenes[index], cover)
+        background = targets.row[background_word(bank.scenes[index])]
+        for wanted, most in ((labels == background, 3), ((labels >= 0) & (labels != background), 12)):
+            places = np.flatnonzero(wanted)
+            chosen = rng.permutation(places)[:most]
+            units.append(seen[chosen])
+            rows.append(torch.from_numpy(labels[chosen]))
+    return torch.cat(units), torch.cat(rows)
+
+
+def warm_loss(projected: torch.Tensor, rows: torch.Tensor, vectors: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Nearest-word cross-entropy plus distance to the word's embedding; also the share of nearest words right."""
+    directions = functional.normalize(vectors - vectors.mean(0), dim=-1)
+    cosine = functional.normalize(projected - vectors.mean(0), dim=-1) @ directions.T
+    wanted = vectors[rows]
+    distance = ((projected - wanted) ** 2).sum(-1).mean() / (wanted**2).sum(-1).mean()
+    return functional.cross_entropy(cosine / 0.07, rows) + distance, float((cosine.argmax(-1) == rows).float().mean())
+
+
+def text_rows(model: CaptionModel, prompter: Prompter, tokenizer, path: Path) -> list[tuple[list[int], list[int]]]:
+    """The untouched language model's own short answers, trained on a little so that it still talks."""
+    if not path.is_file():
+        answers = {}
+        for question in TEXT_QUESTIONS:
+            ids = torch.tensor([prompter.ids(question, 0, 0)])
+            answer = model.generate(Batch(ids, ids, None), TEXT_TOKENS)[0]
+            if len(answer) < TEXT_TOKENS:  # else it was cut off, and must not be taught to end there
+                answers[question] = tokenizer.decode(answer)
+        path.write_text(json.dumps(answers, indent=1))
+    return [(prompter.ids(q, 0, 0), list(prompter.encode(a))) for q, a in json.loads(path.read_text()).items()]
+
+
+class Log:
+    """One JSON object a line, and the same on the terminal."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.started = time.time()
+
+    def write(self, **record) -> None:
+        record = {key: round(value, 4) if isinstance(value, float) else value for key, value in record.items()}
+        record["elapsed_s"] = round(time.time() - self.started, 1)
+        with self.path.open("a") as stream:
+            stream.write(json.dumps(record) + "\n")
+        print(json.dumps(record), flush=True)
+
+
+def save_atomically(save, path: Path) -> None:
+    aside = path.with_suffix(".tmp")
+    save(aside)
+    os.replace(aside, path)
+
+
+def warm_up(model: CaptionModel, banks, prompter, args, log: Log) -> None:
+    """Phase 1; skipped if its result is already in the run's folder."""
+    path = args.run / "warm.safetensors"
+    if path.is_file():
+        model.projector.load_state_dict(load_file(path))
+        return
+    targets = UnitTargets(banks, model, prompter)
+    optimizer = torch.optim.AdamW(model.projector.parameters(), lr=args.warm_lr, weight_decay=0.05)
+    totals = np.zeros(2)
+    for step in range(args.warm_steps):
+        rng = np.random.default_rng([args.seed, 1, step])
+        units, rows = warm_batch(banks, targets, rng, scenes=32)
+        loss, right = warm_loss(model.projector(add_noise(units, rng)), rows, targets.vectors)
+        optimizer.zero_grad()
+        loss.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = (
+                args.warm_lr * min(1.0, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * step / args.warm_steps))
+            )
+        optimizer.step()
+        totals += (float(loss.detach()), right)
+        if (step + 1) % 100 == 0:
+            log.write(phase="warm", step=step + 1, loss=totals[0] / 100, units_right=totals[1] / 100)
+            totals[:] = 0
+    save_atomically(lambda aside: save_file(model.projector.state_dict(), aside), path)
+
+
+def caption(model: CaptionModel, banks, prompter, tokenizer, args, log: Log) -> None:
+    """Phase 2, until `--minutes` of this phase are used up; the learning rate follows the time, not the steps."""
+    texts = text_rows(model, prompter, tokenizer, args.run / "text.json")
+    lora = [value for name, value in model.trainable().items() if name.endswith((".A", ".B"))]
+    rest = [value for name, value in model.trainable().items() if not name.endswith((".A", ".B"))]
+    peaks = (args.lora_lr, args.projector_lr)
+    optimizer = torch.optim.AdamW(
+        [{"params": group, "lr": peak} for group, peak in zip((lora, rest), peaks, strict=True)], weight_decay=0.01
+    )
+    step, used_s = 0, 0.0
+    state_path = args.run / "state.pt"
+    if state_path.is_file():
+        state = torch.load(state_path)
+        step, used_s = state["step"], state["used_s"]
+        with torch.no_grad():
+            for name, value in model.trainable().items():
+                value.copy_(state["trained"][name])
+        optimizer.load_state_dict(state["optimizer"])
+        log.write(phase="caption", resumed_at=step, used_s=used_s)
+
+    def save() -> None:
+        trained = {name: value.detach() for name, value in model.trainable().items()}
+        state = {"step": step, "used_s": used_s, "trained": trained, "optimizer": optimizer.state_dict()}
+        save_atomically(lambda aside: torch.save(state, aside), state_path)
+        save_atomically(lambda aside: save_file(model.export(), aside), args.run / "trained.safetensors")
+
+    budget_s, losses, rows_seen = args.minutes * 60, [], 0
+    while used_s < budget_s:
+        begun = time.perf_counter()
+        rng = np.random.default_rng([args.seed, 2, step])
+        if rng.random() < TEXT_SHARE:
+            batch = pad_rows([texts[i] for i in rng.choice(len(texts), 8, replace=False)], None)
+        else:
+            batch = draw_batch(banks, args.shares, prompter, rng, args.tokens)
+        progress = min(1.0, used_s / budget_s)
+        scale = min(1.0, (step + 1) / 40) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * progress)))
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * scale
+        token_losses = model.token_losses(batch)
+        loss = token_losses.sum() / (token_losses > 0).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([*lora, *rest], 1.0)
+        optimizer.step()
+        step += 1
+        rows_seen += len(batch.ids)
+        used_s += time.perf_counter() - begun
+        if batch.units is not None:
+            losses.append(float(loss.detach()))
+        if step % 25 == 0:
+            log.write(
+                phase="caption",
+                step=step,
+                loss=sum(losses) / len(losses),
+                rows=rows_seen,
+                used_s=used_s,
+                lr=peaks[0] * scale,
+            )
+            losses = []
+        if step % 100 == 0:
+            save()
+    save()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--features", type=Path, required=True, help="folder made by benchmarks.embedded_model.features"
+    )
+    parser.add_argument("--stamps", type=Path, required=True)
+    parser.add_argument("--emoji", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True, help="folder of this run; an unfinished run goes on")
+    parser.add_argument("--sets", nargs="+", default=["train_stills", "train_more", "train_clips", "train_long"])
+    parser.add_argument(
+        "--shares", nargs="+", type=float, default=[0.3, 0.3, 0.25, 0.15], help="how often each set is drawn"
+    )
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--warm-steps", type=int, default=1500)
+    parser.add_argument("--warm-lr", type=float, default=1e-3)
+    parser.add_argument("--minutes", type=float, default=45.0, help="of the caption phase")
+    parser.add_argument("--lora-lr", type=float, default=1e-3)
+    parser.add_argument("--projector-lr", type=float, default=3e-4)
+    parser.add_argument("--tokens", type=int, default=480, help="sequence tokens in a batch")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+
+    from transformers import AutoTokenizer
+
+    from luvc.embedded.tokenizer import write_tokenizer
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    args.run.mkdir(parents=True, exist_ok=True)
+    log = Log(args.run / "log.jsonl")
+    if not (args.run / "tokenizer").is_dir():
+        write_tokenizer(open_gguf(), args.run / "tokenizer", 8192)
+    tokenizer = AutoTokenizer.from_pretrained(args.run / "tokenizer")
+    prompter = Prompter(tokenizer)
+    cutouts = find_cutouts(args.stamps, args.emoji)
+    banks = [FeatureBank(name, args.features, cutouts) for name in args.sets]
+    model = CaptionModel(args.rank)
+    settings = {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in vars(args).items()
+        if key not in ("features", "stamps", "emoji", "run")
+    }
+    log.write(phase="start", trained_parameters=sum(p.numel() for p in model.trainable().values()), **settings)
+    warm_up(model, banks, prompter, args, log)
+    caption(model, banks, prompter, tokenizer, args, log)
+
+
+if __name__ == "__main__":
+    main()
