@@ -8,6 +8,7 @@ stages are shared out over the rows, so they are summed over all of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,10 +36,11 @@ from pipeline.report.runlog import RunLog
 
 MANIFEST_COLUMNS = ["unit_id", "uri", "duration_s", "prompts", "sample", "error_class"]
 RESULTS_COLUMNS = [
-    *("unit_id", "prompt_id", "finish_reason", "model", "compression", "frames_expected", "frames_decoded"),
-    *("frames_corrupt", "patches", "visual_tokens", "merged_tokens", "layer_tokens", "output_tokens", "video_s"),
-    *("video_decode_s", "encode_s", "prefill_s", "decode_s", "run_id", "finished_at"),
+    *("unit_id", "prompt_id", "finish_reason", "frames_expected", "frames_decoded", "frames_corrupt", "patches"),
+    *("visual_tokens", "merged_tokens", "layer_tokens", "output_tokens", "video_s", "video_decode_s", "encode_s"),
+    *("prefill_s", "decode_s", "run_id", "finished_at"),
 ]
+WORK_COLUMNS = ["unit_id", "run_id", "finished_at", "video_s", "visual_tokens", "merged_tokens", "output_tokens"]
 FAILURES_COLUMNS = [
     *("unit_id", "uri", "start_s", "end_s", "stage", "error_class", "message", "hint", "attempts", "retryable"),
     *("video_s", "run_id", "failed_at"),
@@ -47,6 +49,7 @@ FAILURES_COLUMNS = [
 STAGES = {"video_decode": "cpu", "encode": "engine", "prefill": "engine", "decode": "engine"}
 EXAMPLES = 5
 LENGTH_BINS = 24
+LAYER_SLICE = 65_536
 
 
 class InvariantError(LuvcError):
@@ -68,13 +71,16 @@ def compute(
     """
     planned_ids = manifest["unit_id"]
     in_plan = pc.is_in(results["unit_id"], value_set=_distinct(planned_ids))
-    answers, duplicates = _without_duplicates(results.filter(in_plan))
-    units = answers.filter(pa.array(_first_rows(answers["unit_id"])))
+    answers, duplicates = _without_duplicates(_keep(results, in_plan))
+    units = _keep(answers, _first_rows(answers["unit_id"]))
     failed = _failed_units(failures, planned_ids, units["unit_id"])
     totals = _totals(manifest, answers, units, failed)
     strays = int(len(results) - (pc.sum(in_plan).as_py() or 0))
 
-    facts = None if run is None else _run_facts(run, results, failures)
+    own = None if run is None else _work([run], results, failures)
+    every = _work(runs, results, failures)
+    facts = None if run is None or own is None else _run_facts(run, own)
+    layer_means, unit_means = _layers(units["layer_tokens"])
     stages = _stages(answers, units, run)
     by_name = {stage.name: stage for stage in stages}
     return Metrics(
@@ -84,23 +90,23 @@ def compute(
         totals=totals,
         integrity=_integrity(manifest, answers, units, duplicates, strays, run),
         run=facts,
-        run_speed=None if run is None else _speed([run], results),
-        all_runs_speed=_speed(runs, results),
-        run_cost=None if run is None else _cost([run], results),
-        all_runs_cost=_cost(runs, results),
+        run_speed=None if own is None else _speed(own),
+        all_runs_speed=_speed(every),
+        run_cost=None if own is None else _cost(own),
+        all_runs_cost=_cost(every),
         stages=stages,
-        ladder=_ladder(units),
-        layer_tokens=tuple(float(mean) for mean in _layer_means(units["layer_tokens"])),
+        ladder=_ladder(units, unit_means),
+        layer_tokens=tuple(layer_means.tolist()),
         failures=_causes(failed),
         finish_reasons=_counts(answers["finish_reason"]),
         output_lengths=_lengths(answers["output_tokens"]),
-        timeline=() if run is None else timeline.moments(_intervals(run, results, failures)),
+        timeline=() if own is None else timeline.moments(_intervals(own), _moments(len(own.units))),
     )
 
 
 def interval_table(run: RunLog, results: pa.Table, failures: pa.Table) -> pa.Table:
     """Rows of `metrics/part-<run_id>.parquet`."""
-    return timeline.metrics_table(run, _intervals(run, results, failures), rented(run), prices(run))
+    return timeline.metrics_table(run, _intervals(_work([run], results, failures)), rented(run), prices(run))
 
 
 def rented(run: RunLog) -> Rented:
@@ -140,6 +146,12 @@ def _distinct(column: pa.ChunkedArray) -> pa.Array:
     return _joined(pc.unique(column))
 
 
+def _keep(table: pa.Table, mask: Any) -> pa.Table:
+    """Rows where `mask` holds; the table itself, not a copy, where it holds everywhere."""
+    mask = pa.array(mask) if isinstance(mask, np.ndarray) else mask
+    return table if pc.sum(mask).as_py() == len(table) else table.filter(mask)
+
+
 def _first_mask(keys: np.ndarray) -> np.ndarray:
     mask = np.zeros(len(keys), dtype=bool)
     mask[np.unique(keys, return_index=True)[1]] = True
@@ -154,7 +166,7 @@ def _without_duplicates(answers: pa.Table) -> tuple[pa.Table, int]:
     prompts = _codes(answers["prompt_id"]).astype(np.int64)
     keys = _codes(answers["unit_id"]).astype(np.int64) * (int(prompts.max(initial=0)) + 2) + prompts
     mask = _first_mask(keys)
-    return answers.filter(pa.array(mask)), int(len(mask) - mask.sum())
+    return _keep(answers, mask), int(len(mask) - mask.sum())
 
 
 def _failed_units(failures: pa.Table, planned_ids: pa.ChunkedArray, done_ids: pa.ChunkedArray) -> pa.Table:
@@ -224,9 +236,29 @@ def _units_missing_answers(planned_ids: Any, prompts: Any, answered_ids: Any) ->
     return int(pc.sum(pc.less(joined["count_all"], pc.cast(joined["wanted"], pa.int64()))).as_py() or 0)
 
 
-def _run_facts(run: RunLog, results: pa.Table, failures: pa.Table) -> RunFacts:
-    rows = results.filter(pc.equal(results["run_id"], run.run_id))
-    model = (run.config.get("model") or {}).get("id")
+@dataclass(frozen=True)
+class _Work:
+    """What some runs did: rows of results they wrote, one row of each of their units, rows of failures."""
+
+    runs: Sequence[RunLog]
+    rows: pa.Table
+    units: pa.Table
+    failures: pa.Table
+
+    @property
+    def video_s(self) -> float:
+        return _sum(self.units["video_s"])
+
+
+def _work(runs: Sequence[RunLog], results: pa.Table, failures: pa.Table) -> _Work:
+    ids = pa.array([run.run_id for run in runs], pa.string())
+    results = results.select(WORK_COLUMNS)
+    rows = _keep(results, pc.is_in(results["run_id"], value_set=ids))
+    units = _keep(rows, _first_rows(rows["unit_id"]))
+    return _Work(runs, rows, units, failures.filter(pc.is_in(failures["run_id"], value_set=ids)))
+
+
+def _run_facts(run: RunLog, work: _Work) -> RunFacts:
     compression = run.config.get("compression")
     if isinstance(compression, Mapping):
         compression = compression.get("name") or compression.get("preset") or "custom"
@@ -237,11 +269,11 @@ def _run_facts(run: RunLog, results: pa.Table, failures: pa.Table) -> RunFacts:
         started_at=None if run.started_at is None else run.started_at.isoformat(),
         ended_at=None if run.ended_at is None else run.ended_at.isoformat(),
         wall_s=run.wall_s,
-        units=len(_distinct(rows["unit_id"])),
-        failed=len(_distinct(failures.filter(pc.equal(failures["run_id"], run.run_id))["unit_id"])),
-        answers=len(rows),
-        model=model or _most_common(rows["model"]),
-        compression=compression or _most_common(rows["compression"]),
+        units=len(work.units),
+        failed=len(_distinct(work.failures["unit_id"])),
+        answers=len(work.rows),
+        model=(run.config.get("model") or {}).get("id"),
+        compression=compression,
         config_hash=run.config_hash,
         versions=dict(run.versions),
         machine=dict(run.machine),
@@ -249,32 +281,24 @@ def _run_facts(run: RunLog, results: pa.Table, failures: pa.Table) -> RunFacts:
     )
 
 
-def _of_runs(runs: Sequence[RunLog], results: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Rows these runs wrote, and one row of each of their units."""
-    rows = results.filter(pc.is_in(results["run_id"], value_set=pa.array([run.run_id for run in runs], pa.string())))
-    return rows, rows.filter(pa.array(_first_rows(rows["unit_id"])))
-
-
-def _speed(runs: Sequence[RunLog], results: pa.Table) -> Speed:
-    rows, units = _of_runs(runs, results)
-    wall_s = sum(run.wall_s for run in runs)
-    video_s, tokens = _sum(units["video_s"]), int(_sum(rows["output_tokens"]))
+def _speed(work: _Work) -> Speed:
+    wall_s = sum(run.wall_s for run in work.runs)
+    tokens = int(_sum(work.rows["output_tokens"]))
     return Speed(
-        runs=len(runs),
+        runs=len(work.runs),
         wall_s=wall_s,
-        units=len(units),
-        answers=len(rows),
-        video_s=video_s,
+        units=len(work.units),
+        answers=len(work.rows),
+        video_s=work.video_s,
         output_tokens=tokens,
-        units_per_s=_ratio(len(units), wall_s),
-        video_hours_per_hour=_ratio(video_s, wall_s),
+        units_per_s=_ratio(len(work.units), wall_s),
+        video_hours_per_hour=_ratio(work.video_s, wall_s),
         output_tokens_per_s=_ratio(tokens, wall_s),
     )
 
 
-def _cost(runs: Sequence[RunLog], results: pa.Table) -> Cost:
-    rows, units = _of_runs(runs, results)
-    return cost([(rented(run), prices(run)) for run in runs], _sum(units["video_s"]), len(rows))
+def _cost(work: _Work) -> Cost:
+    return cost([(rented(run), prices(run)) for run in work.runs], work.video_s, len(work.rows))
 
 
 def _stages(answers: pa.Table, units: pa.Table, run: RunLog | None) -> tuple[StageTime, ...]:
@@ -295,18 +319,14 @@ def _stages(answers: pa.Table, units: pa.Table, run: RunLog | None) -> tuple[Sta
     )
 
 
-def _ladder(units: pa.Table) -> tuple[LadderStep, ...]:
-    per_layer = np.zeros(len(units))
-    lists = _joined(units["layer_tokens"])
-    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-    np.add.at(per_layer, np.repeat(np.arange(len(units)), lengths), _floats(lists.flatten()))
-    has_layers = lengths > 0
-    mean = np.where(has_layers, per_layer / np.maximum(lengths, 1), _floats(units["merged_tokens"]))
+def _ladder(units: pa.Table, layer_means: np.ndarray) -> tuple[LadderStep, ...]:
+    # A unit without counts by layer was not pruned.
+    means = np.where(np.isnan(layer_means), _floats(units["merged_tokens"]), layer_means)
     steps = {
         "patches": _sum(units["patches"]),
         "visual": _sum(units["visual_tokens"]),
         "merged": _sum(units["merged_tokens"]),
-        "layers": float(mean.sum()),
+        "layers": float(means.sum()),
     }
     return tuple(
         LadderStep(name, tokens, _ratio(tokens, len(units)), _ratio(tokens, steps["visual"]))
@@ -314,15 +334,26 @@ def _ladder(units: pa.Table) -> tuple[LadderStep, ...]:
     )
 
 
-def _layer_means(column: pa.ChunkedArray) -> np.ndarray:
-    """Mean tokens in each layer over the units that have the layer."""
-    lists = _joined(column).drop_null()
-    lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
-    if lengths.sum() == 0:
-        return np.zeros(0)
-    starts = np.cumsum(lengths) - lengths
-    layer = np.arange(lengths.sum()) - np.repeat(starts, lengths)
-    return np.bincount(layer, weights=_floats(lists.flatten())) / np.bincount(layer)
+def _layers(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean tokens of each layer over the units that have it, and of each unit over its layers (nan without)."""
+    totals, counts, unit_means = np.zeros(0), np.zeros(0), [np.zeros(0)]
+    # In slices: one array of all layers of a million units would be the largest thing in memory.
+    for start in range(0, len(column), LAYER_SLICE):
+        lists = _joined(column.slice(start, LAYER_SLICE))
+        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        values = _floats(lists.flatten())
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        layer = np.arange(len(values)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        width = max(len(totals), int(lengths.max(initial=0)))
+        totals = _padded(totals, width) + np.bincount(layer, weights=values, minlength=width)
+        counts = _padded(counts, width) + np.bincount(layer, minlength=width)
+        sums = np.bincount(owner, weights=values, minlength=len(lengths))
+        unit_means.append(np.where(lengths > 0, sums / np.maximum(lengths, 1), np.nan))
+    return totals / np.maximum(counts, 1), np.concatenate(unit_means)
+
+
+def _padded(values: np.ndarray, width: int) -> np.ndarray:
+    return np.pad(values, (0, width - len(values)))
 
 
 def _causes(failed: pa.Table) -> tuple[Cause, ...]:
@@ -366,18 +397,18 @@ def _lengths(column: pa.ChunkedArray) -> Lengths | None:
     )
 
 
-def _intervals(run: RunLog, results: pa.Table, failures: pa.Table) -> list[timeline.Interval]:
-    rows, units = _of_runs([run], results)
-    return timeline.intervals(run, units, rows, failures.filter(pc.equal(failures["run_id"], run.run_id)))
+def _intervals(work: _Work) -> list[timeline.Interval]:
+    return timeline.intervals(work.runs[0], work.units, work.rows, work.failures)
+
+
+def _moments(units: int) -> int:
+    """Points of a curve that is not mostly noise: a few units in each."""
+    return min(timeline.MAX_MOMENTS, max(12, units // 4))
 
 
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:
     pairs = [(entry["values"] or "unknown", entry["counts"]) for entry in pc.value_counts(column).to_pylist()]
     return dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))
-
-
-def _most_common(column: pa.ChunkedArray) -> str | None:
-    return next((name for name in _counts(column) if name != "unknown"), None)
 
 
 def _sum(column: pa.ChunkedArray) -> float:
