@@ -1,0 +1,1 @@
+"""The run: pending units of the manifest through decode, engine and sink. The only package that imports Ray."""

@@ -1,0 +1,160 @@
+"""Connects to Ray: the cluster a configuration names, the one this job runs in, or a local one.
+
+Every way this can go wrong ends in one readable line.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from luvc.errors import LuvcError
+from pipeline.config import RunConfig
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+class ClusterError(LuvcError):
+    """Ray cannot be reached or started."""
+
+
+@contextmanager
+def connected(config: RunConfig, verbose: bool = False) -> Iterator[None]:
+    """Inside: a connection to Ray. One that was there before is used and left open.
+
+    Raises:
+        ClusterError: no cluster can be reached or started.
+    """
+    _prepare_environment()
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    with _native_messages_aside(not verbose):
+        _connect(ray, config, verbose)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _connect(ray: Any, config: RunConfig, verbose: bool) -> None:
+    address = _address(config.run.ray_address)
+    quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address:
+            ray.init(address=address, runtime_env=_runtime_env(), **quiet)
+        else:
+            ray.init(address="local", num_cpus=local_cpus(config), include_dashboard=False, **quiet)
+    except Exception as error:
+        raise explain(error, address) from error
+    _warn_if_too_small(ray, config)
+
+
+def local_cpus(config: RunConfig) -> int:
+    """Logical CPUs of a local Ray: the machine's, but enough for all engine actors and one decoder to exist."""
+    needed = config.run.actors * config.run.cpus_per_actor + config.run.decode_cpus
+    return max(os.cpu_count() or 1, math.ceil(needed))
+
+
+def explain(error: Exception, address: str | None) -> ClusterError:
+    """What failed and what to do, in a line."""
+    text = str(error).strip().splitlines()
+    first = text[0] if text else type(error).__name__
+    where = f"the Ray cluster at {address}" if address else "a local Ray"
+    if any(word in str(error).lower() for word in ("token", "unauthenticated", "unauthorized", "401")):
+        return ClusterError(
+            f"{where} asks for a token that this process does not have ({first})",
+            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with the token; "
+            "`ray get-auth-token` prints it on the head node",
+        )
+    if address:
+        return ClusterError(f"cannot connect to {where}: {first}", "check run.ray_address, or set it to `local`")
+    return ClusterError(f"cannot start {where}: {first}", "is there memory, and space in /tmp and /dev/shm?")
+
+
+def _address(asked: str) -> str | None:
+    """Address of a cluster, or None for a local Ray."""
+    if asked == "local":
+        return None
+    if asked != "auto":
+        return asked
+    if os.environ.get("RAY_ADDRESS"):
+        return os.environ["RAY_ADDRESS"]
+    # `ray start` leaves the address here; a Ray that some script started inside itself does not.
+    with suppress(OSError):
+        found = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()), "ray", "ray_current_cluster").read_text()
+        return found.strip() or None
+    return None
+
+
+def _prepare_environment() -> None:
+    # Workers import this package; when it is not installed, tell them where it is.
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if not _installed() and str(_ROOT) not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *filter(None, paths)])
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def _installed() -> bool:
+    spec = importlib.util.find_spec("pipeline")
+    origin = Path(spec.origin).resolve() if spec and spec.origin else _ROOT
+    return any(part in ("site-packages", "dist-packages") for part in origin.parts)
+
+
+def _runtime_env() -> dict[str, Any] | None:
+    """Ship this package to a cluster, unless it is installed there as it is here."""
+    if _installed():
+        return None
+    import luvc
+    import pipeline
+
+    return {"py_modules": [luvc, pipeline]}
+
+
+def _warn_if_too_small(ray: Any, config: RunConfig) -> None:
+    have = ray.cluster_resources().get("CPU", 0)
+    needed = config.run.actors * config.run.cpus_per_actor + config.run.decode_cpus
+    if have < needed:
+        print(  # noqa: T201 - a person should see it while the run waits
+            f"warning: the run needs {needed:g} CPUs to start, the cluster has {have:g}; waiting for more",
+            file=sys.stderr,
+        )
+
+
+@contextmanager
+def _native_messages_aside(active: bool) -> Iterator[None]:
+    """Ray's C++ core writes warnings meant for its developers straight to file descriptor 2: send them to a file.
+
+    Python's own `sys.stderr` keeps the terminal.
+    """
+    if not active or sys.stderr is not sys.__stderr__ or sys.stderr is None:
+        yield
+        return
+    with suppress(OSError, ValueError):
+        sys.stderr.flush()
+    terminal, python_stderr = os.dup(2), sys.stderr
+    log = os.open(os.path.join(tempfile.gettempdir(), f"luvc-ray-{os.getpid()}.log"), os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        os.dup2(log, 2)
+        sys.stderr = os.fdopen(os.dup(terminal), "w", buffering=1, encoding=python_stderr.encoding, errors="replace")
+        yield
+    finally:
+        sys.stderr.flush()
+        sys.stderr = python_stderr
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(log)
+        with suppress(OSError):
+            os.unlink(os.path.join(tempfile.gettempdir(), f"luvc-ray-{os.getpid()}.log"))

@@ -1,0 +1,130 @@
+"""The run as a Ray Data pipeline: pending rows -> decode tasks -> engine actors -> outcomes for the sink.
+
+What is set here and why:
+
+- Blocks of input are sized by guided self-scheduling: large while there is much to do (a million units make some
+  ten thousand tasks), single units at the end, so that no worker sits on a long tail. Decode tasks stream: each unit
+  leaves as its own block as soon as it is ready, so large blocks delay nobody.
+- The engine stage is an actor pool whose actors are called from `in_flight_units` threads, one unit a call; the engine
+  inside batches across calls (`engine_loop`). Ray Data's asynchronous UDFs were the other choice: their concurrency is
+  fixed by an environment variable, their outputs are put back in order, and a full output queue blocks the event loop
+  for all.
+- Decoded frames are bounded three times: calls in flight to an actor, two unread blocks a decode task, and a cap on the
+  object store computed from the planned frame sizes.
+- The sink is the driver: outcomes are rows of text and counts (a few kB), a driver reads hundreds of them a
+  second, and one writer makes whole files, flushing at an interrupt and stopping at a full disk simple. Frames never
+  reach it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources
+
+from pipeline.config import RunConfig
+from pipeline.run.outcome import UNIT, Facts
+from pipeline.run.stages import AnswerStage, Decode, DecodeStage
+
+LARGEST_BLOCK_UNITS = 64
+DECODE_CALLS = 256
+SMALLEST_STORE_BYTES = 128 * 1024**2
+
+
+def block_sizes(units: int, workers: int) -> list[int]:
+    """Rows of each input block: a quarter of a fair share of what is left, at most `LARGEST_BLOCK_UNITS`."""
+    sizes = []
+    while units > 0:
+        size = min(LARGEST_BLOCK_UNITS, max(1, units // (4 * max(1, workers))))
+        sizes.append(size)
+        units -= size
+    return sizes
+
+
+def blocks(units: pa.Table, workers: int) -> list[pa.Table]:
+    """Cut pending units (columns of `UNIT`) into input blocks."""
+    cut, start = [], 0
+    for size in block_sizes(units.num_rows, workers):
+        cut.append(units.slice(start, size))
+        start += size
+    return cut
+
+
+def store_bytes(units: pa.Table, config: RunConfig, decoders: int) -> int:
+    """Object store the run may fill: frames in flight to actors and in the hands of decoders, with room to pipeline."""
+    pixels = pc.multiply(
+        pc.multiply(units["frame_height_px"].cast(pa.int64()), units["frame_width_px"].cast(pa.int64())),
+        units["frames"].cast(pa.int64()),
+    )
+    largest = 3 * int(pc.max(pixels).as_py() or 0)
+    in_flight = config.run.actors * config.run.in_flight_units + 2 * decoders
+    return max(SMALLEST_STORE_BYTES, 4 * in_flight * largest)
+
+
+def gpus_per_actor(config: RunConfig, cluster_gpus: float) -> float:
+    """`run.gpus_per_actor` with "auto" resolved."""
+    asked = config.run.gpus_per_actor
+    if asked == "auto":
+        return 1.0 if cluster_gpus else 0.0
+    return float(asked)
+
+
+def build(units: pa.Table, config: RunConfig, facts: Facts, board: Any, decode: Decode | None = None) -> Dataset:
+    """The pipeline for `units` (`[UNIT]`); lazy, nothing runs yet. `decode` replaces the decoder in tests."""
+    resources = ray.cluster_resources()
+    decoders = max(1, int(resources.get("CPU", 1) // config.run.decode_cpus))
+    quiet()
+    context = DataContext.get_current()
+    # Every unit its own block: it can leave as soon as it is ready, and budgets see its real size.
+    context.target_max_block_size = 1
+    context.execution_options.resource_limits = ExecutionResources(
+        object_store_memory=store_bytes(units, config, decoders)
+    )
+    in_flight = config.run.in_flight_units
+    return (
+        ray.data.from_arrow(blocks(units.select(UNIT.names), decoders))
+        .map_batches(
+            DecodeStage(config, facts.run_id, board, decode).__call__,
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            num_cpus=config.run.decode_cpus,
+            # A fresh process now and then bounds what native decoders leak. A stage with its own remote arguments is
+            # also one that Ray Data does not fuse into the engine's actors.
+            max_calls=DECODE_CALLS,
+        )
+        .map_batches(
+            AnswerStage,
+            fn_constructor_args=(config, facts, board),
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            num_cpus=config.run.cpus_per_actor,
+            num_gpus=gpus_per_actor(config, resources.get("GPU", 0)),
+            compute=ActorPoolStrategy(
+                size=config.run.actors,
+                max_concurrent_calls_per_actor=in_flight,
+                max_tasks_in_flight_per_actor=in_flight + max(1, in_flight // 4),
+                enable_true_multi_threading=True,
+            ),
+        )
+    )
+
+
+def stream(dataset: Dataset) -> Iterator[pa.Table]:
+    """Outcomes as they come."""
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=4)
+
+
+def quiet() -> None:
+    """Turn off Ray Data's own bars and messages: the job reports progress itself."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray.data", "ray.data._internal"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,0 +1,33 @@
+"""Opens the engine a configuration asks for. Imports torch only for a real one."""
+
+from __future__ import annotations
+
+from luvc.types import EngineProtocol
+from pipeline.config import RunConfig
+
+
+def open_engine(config: RunConfig) -> EngineProtocol:
+    """The engine of `run.engine`, ready to take requests.
+
+    Raises:
+        LuvcError: the model cannot be found, read or put on the device.
+    """
+    if config.run.engine == "fake":
+        from pipeline.run.fake_engine import FakeEngine
+
+        return FakeEngine(slots=config.run.in_flight_units)
+    import luvc
+
+    model = config.model
+    return luvc.load(
+        model.id,
+        revision=model.revision,
+        dtype=model.dtype,
+        device=model.device,
+        attention=model.attention,
+        trust_remote_code=model.trust_remote_code,
+        compression=config.compression,
+        max_new_tokens=config.generation.max_new_tokens,
+        prefill_tokens=config.run.prefill_tokens,
+        kv_bytes=config.run.kv_bytes,
+    )

@@ -1,0 +1,302 @@
+"""One run from configuration to report: check, plan, reckon what is pending, stream it through, write, report.
+
+Safe to kill at any point and start again: the next run reads from the output what is done. The only module that ties
+the others together; what each step means is in them.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from luvc.errors import LuvcError
+from pipeline.config import RunConfig
+from pipeline.run import cluster
+from pipeline.run.folder import Folder
+from pipeline.run.lease import Lease
+from pipeline.run.ledger import Ledger, Retry, read_done, read_failed, reckon
+from pipeline.run.outcome import UNIT, Facts
+from pipeline.run.progress import Display, NoProgressGuard, Tally, duration
+from pipeline.run.sink import Part, PartWriter, Sink
+
+Outcome = Literal["done", "some_failed", "interrupted", "aborted", "nothing_to_do"]
+
+
+class RunAborted(LuvcError):
+    """The run cannot go on; what it finished is written, and another run continues."""
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How a run ended; counts are of the whole plan.
+
+    Attributes:
+        run_id: None when there was nothing to do.
+        report: where report.html lies, None when it could not be built.
+    """
+
+    outcome: Outcome
+    planned: int
+    done: int
+    failed: int
+    pending: int
+    wall_s: float = 0.0
+    run_id: str | None = None
+    report: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done; 3 finished and some units failed; 1 not finished."""
+        if self.outcome in ("interrupted", "aborted"):
+            return 1
+        return 3 if self.failed else 0
+
+
+def run(
+    config: RunConfig,
+    retry_failed: Retry = None,
+    replan: bool = True,
+    verbose: bool = False,
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),  # noqa: T201
+) -> RunOutcome:
+    """Run what is pending.
+
+    Args:
+        retry_failed: also take failed units: those that trying again can help, or all.
+        replan: false uses the manifest that is there, for corpora whose headers take long to read.
+        verbose: show Ray's own messages.
+        say: told what happens, in lines for a person.
+
+    Raises:
+        LuvcError: the run could not start, or had to stop (`RunAborted` and others); the message says why.
+    """
+    run_id = new_run_id()
+    folder = Folder.of(config)
+    with ExitStack() as stack:
+        stack.enter_context(folder.writable())
+        lease = Lease(folder, run_id, say)
+        lease.acquire()
+        stack.callback(lease.release)
+        manifest = _manifest(config, folder, replan, say)
+        ledger = read_ledger(folder, manifest["unit_id"])
+        mask = ledger.work(retry_failed)
+        work = int(pc.sum(mask).as_py() or 0)
+        counts = ledger.counts
+        if not work:
+            hint = "; --retry-failed tries failed units again" if counts["failed"] else ""
+            say(f"nothing to do: {counts['done']} done, {counts['failed']} failed{hint}")
+            return RunOutcome("nothing_to_do", **counts)
+        units = manifest.append_column("tried", ledger.attempts).filter(mask).select(UNIT.names)
+        return _Job(config, run_id, folder, lease, ledger, units, retry_failed, verbose, say).execute()
+
+
+def new_run_id(now: datetime | None = None) -> str:
+    """Sorts by time, and two runs started in the same second differ."""
+    return f"{now or datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def read_ledger(folder: Folder, planned: pa.Array | pa.ChunkedArray) -> Ledger:
+    """Where every planned unit stands, from the output's files."""
+    done = read_done(folder.parts("results"), folder.open)
+    failed = read_failed(folder.parts("failures"), folder.open)
+    return reckon(planned, done, failed)
+
+
+def _manifest(config: RunConfig, folder: Folder, replan: bool, say: Callable[[str], None]) -> pa.Table:
+    from pipeline.plan import plan
+
+    if not replan and folder.has_manifest():
+        return folder.read_manifest()
+    planned = plan(config)
+    say(f"planned {planned.table.num_rows} units")
+    folder.write_manifest(planned.table)
+    return planned.table
+
+
+class _Job:
+    """One run with work to do."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run_id: str,
+        folder: Folder,
+        lease: Lease,
+        ledger: Ledger,
+        units: pa.Table,
+        retry: Retry,
+        verbose: bool,
+        say: Callable[[str], None],
+    ) -> None:
+        self._config = config
+        self._run_id = run_id
+        self._folder = folder
+        self._lease = lease
+        self._counts = ledger.counts
+        self._units = units
+        self._verbose = verbose
+        self._say = say
+        retried = units.num_rows - self._counts["pending"]
+        self._tally = Tally(units.num_rows, self._counts["done"], self._counts["failed"] - retried)
+        self._events = folder.event_log(run_id)
+        self._sink = Sink(self._writer("results"), self._writer("failures"), self._wrote)
+        self._started = time.monotonic()
+
+    def _writer(self, kind: str) -> PartWriter:
+        output = self._config.output
+        return PartWriter(kind, f"{self._run_id}-driver", self._folder.write, output.part_units, output.part_bytes)
+
+    def _wrote(self, part: Part) -> None:
+        self._tally.wrote(part.units, part.seconds)
+        self._events.append("part_written", path=part.path, rows=part.rows, units=part.units, bytes=part.bytes)
+
+    def execute(self) -> RunOutcome:
+        self._folder.write(f"runs/{self._run_id}/config.yaml", self._config.dump().encode())
+        self._events.append(
+            "run_started",
+            name=self._config.name,
+            **self._counts,
+            work=self._units.num_rows,
+            versions=versions(),
+            machine=machine(),
+            config_hash=self._config.config_hash,
+        )
+        self._say(f"run {self._run_id}: {self._units.num_rows} units to do, {self._counts['done']} already done")
+        outcome: Outcome = "aborted"
+        try:
+            with cluster.connected(self._config, self._verbose):
+                self._stream()
+            if self._tally.left:
+                outcome = "interrupted"
+            else:
+                outcome = "some_failed" if self._tally.heartbeat()["failed"] else "done"
+        finally:
+            ended = self._finish(outcome)
+        return ended
+
+    def _stream(self) -> None:
+        """Everything through the pipeline, or until a signal."""
+        from pipeline.run.feed import Feed
+
+        config = self._config
+        facts = Facts(self._run_id, config.model.id, config.compression.name or "custom")
+        display = Display(self._units.num_rows)
+        guard = NoProgressGuard(config.run.no_progress_s)
+        next_beat = time.monotonic() + config.run.heartbeat_s
+        try:
+            with Feed(self._units, config, facts) as feed, _stop_on_signal(feed.stop, self._say):
+                for outcomes in feed:
+                    if outcomes is not None:
+                        self._take(outcomes)
+                    self._sink.tick()
+                    self._lease.renew()
+                    guard.check(self._tally.done + self._tally.failed, feed.snapshot())
+                    display.update(self._tally)
+                    if time.monotonic() >= next_beat:
+                        next_beat = time.monotonic() + config.run.heartbeat_s
+                        self._beat(display)
+                if self._tally.left and not feed.stopped:
+                    raise RunAborted(f"the pipeline ended and {self._tally.left} units are missing", "run again")
+        finally:
+            display.close()
+
+    def _take(self, outcomes: pa.Table) -> None:
+        results, failures = self._sink.add(outcomes)
+        self._tally.add(outcomes, results, failures)
+        for row in failures.select(["unit_id", "uri", "stage", "error_class"]).to_pylist():
+            self._events.append("unit_failed", **row)
+
+    def _beat(self, display: Display | None = None) -> None:
+        beat = self._tally.heartbeat()
+        self._events.append("heartbeat", **beat)
+        if display:
+            display.heartbeat(beat)
+
+    def _finish(self, outcome: Outcome) -> RunOutcome:
+        """Write what is finished, say how it ended, build the report. Runs after an error, too."""
+        failing = sys.exc_info()[1] is not None
+        with suppress(LuvcError, OSError) if failing else ExitStack():
+            self._sink.flush()
+        wall_s = time.monotonic() - self._started
+        beat = self._tally.heartbeat()
+        counts = {"done": beat["done"], "failed": beat["failed"], "left": beat["left"]}
+        report = None
+        with suppress(LuvcError, OSError) if failing else ExitStack():
+            self._beat()
+            self._events.append("run_finished", outcome=outcome, **counts, wall_s=round(wall_s, 3))
+            self._events.close()
+            report = self._report()
+        pending = self._counts["planned"] - counts["done"] - counts["failed"]
+        return RunOutcome(
+            outcome, self._counts["planned"], counts["done"], counts["failed"], pending, wall_s, self._run_id, report
+        )
+
+    def _report(self) -> str | None:
+        try:
+            from pipeline.report import build_report
+
+            build_report(self._config.output.path, self._config.output.storage, self._run_id)
+            return self._folder.url("report.html")
+        except Exception as error:  # noqa: BLE001 - captions are written; a report can be built again
+            self._say(f"the report could not be built ({type(error).__name__}: {error}); try `luvc report` later")
+            return None
+
+
+@contextmanager
+def _stop_on_signal(stop: Callable[[], None], say: Callable[[str], None]) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks for a clean stop; a second one is not caught."""
+    import signal
+    import threading
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: Any) -> None:
+        restore()
+        say(f"{signal.Signals(number).name}: writing what is finished; again to stop at once")
+        stop()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        restore()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what an answer may depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("luvc", "ray", "pyarrow", "av", "torch", "transformers", "numpy"):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Facts about the driver's machine."""
+    return {"platform": platform.platform(), "cpus": os.cpu_count(), "processor": platform.machine()}
+
+
+def summary(ended: RunOutcome) -> str:
+    """How it ended, in a line."""
+    counts = f"{ended.done} done, {ended.failed} failed, {ended.pending} pending of {ended.planned}"
+    return f"{ended.outcome.replace('_', ' ')}: {counts} in {duration(ended.wall_s)}"

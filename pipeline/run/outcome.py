@@ -1,0 +1,197 @@
+"""What travels between the stages, and how a unit ends: pure functions from plain data to Arrow tables.
+
+    manifest row -> DECODED (the row, its frames or its failure) -> OUTCOME (its result rows or its failure row)
+
+One unit is one row all the way: nothing fans out, so nothing can be half written, lost or doubled by a retried
+task. Frames travel as one flat buffer that is never copied on this side of the decoder.
+Knows nothing of Ray or torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from luvc.types import Completion, Request
+from pipeline.schemas import FAILURES, IDENTITY, MANIFEST, RESULTS
+
+RESULT = pa.struct(list(RESULTS))
+FAILURE = pa.struct(list(FAILURES))
+
+#: What the decode stage adds to a manifest row; `failure` is null unless the unit has already failed.
+PAYLOAD = pa.schema(
+    [
+        ("frames_rgb", pa.large_binary()),
+        ("shape", pa.list_(pa.int32())),
+        ("used_timestamps_s", pa.list_(pa.float64())),
+        ("frames_expected", pa.int32()),
+        ("frames_decoded", pa.int32()),
+        ("frames_corrupt", pa.int32()),
+        ("video_decode_s", pa.float64()),
+        ("thumbnail", pa.binary()),
+        ("failure", FAILURE),
+    ]
+)
+
+#: The manifest's columns that are of use after planning.
+UNIT = pa.schema([*MANIFEST, ("tried", pa.int32())])
+DECODED = pa.schema([*UNIT, *PAYLOAD])
+
+#: A finished unit. `worker` and the engine's seconds since its start let the driver see how busy engines are.
+OUTCOME = pa.schema(
+    [
+        ("results", pa.list_(RESULT)),
+        ("failure", FAILURE),
+        ("video_decode_s", pa.float64()),
+        ("worker", pa.string()),
+        ("busy_s", pa.float64()),
+        ("starved_s", pa.float64()),
+    ]
+)
+
+IDENTITY_NAMES = tuple(field.name for field in IDENTITY)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What every row of a run says about the run."""
+
+    run_id: str
+    model: str
+    compression: str
+
+
+def decoded_row(row: Mapping[str, Any], payload: Mapping[str, Any], frames: np.ndarray | None = None) -> pa.Table:
+    """One row of `DECODED`; `frames` is uint8 `[frames, height, width, 3]`."""
+    values = {**row, **payload}
+    if frames is not None:
+        values["shape"] = list(frames.shape)
+    columns = [
+        _one_binary(frames) if field.name == "frames_rgb" else pa.array([values.get(field.name)], field.type)
+        for field in DECODED
+    ]
+    return pa.Table.from_arrays(columns, schema=DECODED)
+
+
+def _one_binary(frames: np.ndarray | None) -> pa.Array:
+    """A large_binary array of one value that shares the frames' memory."""
+    if frames is None:
+        return pa.nulls(1, pa.large_binary())
+    data = pa.py_buffer(np.ascontiguousarray(frames))
+    offsets = pa.py_buffer(np.array([0, data.size], np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, data])
+
+
+def frames_of(table: pa.Table, index: int) -> np.ndarray:
+    """The frames of one row, `[frames, height, width, 3]` uint8, read-only, without a copy."""
+    data = table["frames_rgb"][index].as_buffer()
+    return np.frombuffer(data, np.uint8).reshape(table["shape"][index].as_py())
+
+
+def request_of(unit: Mapping[str, Any], video: np.ndarray, max_new_tokens: int) -> Request:
+    """The engine's request for a decoded unit."""
+    return Request(
+        id=unit["unit_id"],
+        prompts=tuple(prompt["text"] for prompt in unit["prompts"]),
+        video=video,
+        timestamps_s=unit["used_timestamps_s"],
+        image=unit["duration_s"] == 0 and video.shape[0] == 1,
+        max_new_tokens=max_new_tokens,
+    )
+
+
+def result_rows(unit: Mapping[str, Any], completion: Completion, facts: Facts, now: datetime) -> list[dict[str, Any]]:
+    """Rows of `RESULTS`, one a prompt."""
+    tokens, times = completion.tokens, completion.times
+    common = {name: unit[name] for name in IDENTITY_NAMES} | {
+        "model": facts.model,
+        "compression": facts.compression,
+        "frames_expected": unit["frames_expected"],
+        "frames_decoded": unit["frames_decoded"],
+        "frames_corrupt": unit["frames_corrupt"],
+        "timestamps_s": unit["used_timestamps_s"],
+        "patches": tokens.patches,
+        "visual_tokens": tokens.visual,
+        "merged_tokens": tokens.merged,
+        "layer_tokens": list(tokens.by_layer),
+        "video_s": unit["duration_s"],
+        "thumbnail": unit["thumbnail"],
+        "run_id": facts.run_id,
+        "finished_at": now,
+    }
+    # Times belong to the unit: shared out over its rows, so that a sum over rows is a sum over units.
+    share = 1 / max(1, len(unit["prompts"]))
+    common |= {
+        "video_decode_s": (unit["video_decode_s"] or 0.0) * share,
+        "encode_s": times.encode_s * share,
+        "prefill_s": times.prefill_s * share,
+        "decode_s": times.decode_s * share,
+    }
+    return [
+        common
+        | {
+            "prompt_id": prompt["prompt_id"],
+            "prompt": prompt["text"],
+            "text": answer.text,
+            "finish_reason": answer.finish_reason,
+            "prompt_tokens": answer.prompt_tokens,
+            "output_tokens": len(answer.token_ids),
+        }
+        for prompt, answer in zip(unit["prompts"], completion.answers, strict=True)
+    ]
+
+
+def failure_row(
+    unit: Mapping[str, Any], stage: str, error: BaseException, attempts: int, run_id: str, now: datetime
+) -> dict[str, Any]:
+    """The row of `FAILURES` for an error; `attempts` of this run are added to those of runs before."""
+    return {name: unit[name] for name in IDENTITY_NAMES} | {
+        "stage": stage,
+        "error_class": type(error).__name__,
+        "message": getattr(error, "message", None) or str(error) or type(error).__name__,
+        "hint": getattr(error, "hint", ""),
+        "attempts": (unit.get("tried") or 0) + attempts,
+        "retryable": bool(getattr(error, "retryable", False)),
+        "video_s": unit["duration_s"],
+        "run_id": run_id,
+        "failed_at": now,
+    }
+
+
+def planned_failure(unit: Mapping[str, Any], run_id: str, now: datetime) -> dict[str, Any]:
+    """The row of `FAILURES` for a unit whose planning already failed."""
+    return {name: unit[name] for name in IDENTITY_NAMES} | {
+        "stage": "probe",
+        "error_class": unit["error_class"],
+        "message": unit["error_message"],
+        "hint": unit["error_hint"],
+        "attempts": (unit.get("tried") or 0) + 1,
+        "retryable": False,
+        "video_s": unit["duration_s"],
+        "run_id": run_id,
+        "failed_at": now,
+    }
+
+
+def outcomes(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """A table of `OUTCOME`."""
+    return pa.Table.from_pylist(list(rows), schema=OUTCOME)
+
+
+def result_table(table: pa.Table) -> pa.Table:
+    """All result rows in a table of outcomes: `[RESULTS]`."""
+    return _rows(table["results"].combine_chunks().flatten(), RESULTS)
+
+
+def failure_table(table: pa.Table) -> pa.Table:
+    """All failure rows in a table of outcomes: `[FAILURES]`."""
+    return _rows(table["failure"].drop_null().combine_chunks(), FAILURES)
+
+
+def _rows(structs: pa.StructArray, schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_arrays(structs.flatten(), schema=schema)
