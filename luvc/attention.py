@@ -26,9 +26,10 @@ NAME = "luvc"
 
 @dataclass(frozen=True)
 class Packed:
-    """Causal attention inside each of several sequences that lie end to end. `lengths`: host integers."""
+    """Attention inside each of several sequences that lie end to end. `lengths`: host integers."""
 
     lengths: tuple[int, ...]
+    causal: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def attend(
     if plan is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     if isinstance(plan, Packed):
-        out = packed(query, key, value, plan.lengths, scaling)
+        out = packed(query, key, value, plan, scaling)
     elif isinstance(plan, Decode):
         out = decode(query, key, value, plan.mask, scaling)
     else:
@@ -91,11 +92,12 @@ def attend(
     return out.transpose(1, 2).contiguous(), None
 
 
-def packed(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], scaling: float | None) -> Tensor:
-    """Causal attention over packed sequences, `[1, heads, sum(lengths), head_dim]` in and out.
+def packed(query: Tensor, key: Tensor, value: Tensor, plan: Packed, scaling: float | None) -> Tensor:
+    """Attention over packed sequences, `[1, heads, sum(lengths), head_dim]` in and out.
 
-    Neighbours of equal length go through one batched call.
+    Neighbours of equal length (the windows of an encoder, above all) go through one batched call.
     """
+    lengths = plan.lengths
     out = torch.empty_like(query)
     start, index = 0, 0
     while index < len(lengths):
@@ -104,7 +106,7 @@ def packed(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], 
             run += 1
         stop = start + run * length
         q, k, v = (part[0, :, start:stop].unflatten(1, (run, length)).transpose(0, 1) for part in (query, key, value))
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=plan.causal, scale=scaling, enable_gqa=True)
         out[0, :, start:stop] = attended.transpose(0, 1).flatten(1, 2)
         start, index = stop, index + run
     return out

@@ -157,8 +157,10 @@ class Engine:
         if request.video is not None:
             frames = to_tensor(request.video, request.id)
             family = family_of({"model_type": self.model_config.family})
-            size = family.frame_size(self.model_config, frames.shape[1], frames.shape[2], frames.shape[0])
-            grid = family.grid(self.model_config, frames.shape[0], *size)
+            count, *size = frames.shape[:3]
+            if not family.fits(self.model_config, *size):
+                size = family.frame_size(self.model_config, *size, count)
+            grid = family.grid(self.model_config, count, *size)
             if request.image and frames.shape[0] != 1:
                 raise RequestError(f"request {request.id!r}: an image has one frame, not {frames.shape[0]}")
         plan = schedule(self.model_config, grid, self.compression)
@@ -168,7 +170,7 @@ class Engine:
             raise RequestError(f"request {request.id!r}: max_new_tokens is {limit}", "at least 1")
         job = _Job(request, plan, layouts, limit)
         for layout in layouts:
-            needed = self.runtime.next_position(Prompt(layout, plan, None)) + limit
+            needed = self.runtime.next_position(_prompt(job, layout)) + limit
             if needed > self.model_config.text.max_positions:
                 raise PromptTooLong(
                     f"request {request.id!r} needs {needed} positions ({layout.text_tokens} text, "
@@ -226,7 +228,7 @@ class Engine:
     def _prefill(self, admitted: list[_Sequence]) -> None:
         self._encode([sequence.job for sequence in admitted])
         started = self._clock()
-        prompts = [Prompt(sequence.layout, sequence.job.plan, sequence.job.encoded) for sequence in admitted]
+        prompts = [_prompt(sequence.job, sequence.layout) for sequence in admitted]
         packed = self.runtime.pack(prompts)
         planned = sum(sequence.prefill_tokens for sequence in admitted)
         if packed.hidden.shape[1] != planned:
@@ -247,7 +249,7 @@ class Engine:
 
     def _encode(self, jobs: list[_Job]) -> None:
         """Encode each clip once, however many prompts it has."""
-        fresh = [job for job in jobs_by_id(jobs) if job.plan.grid.units and job.encoded is None]
+        fresh = [job for job in _unique(jobs) if job.plan.grid.units and job.encoded is None]
         if not fresh:
             return
         started = self._clock()
@@ -267,7 +269,7 @@ class Engine:
             tokens = self._sample(self.runtime.decoder.decode(ids, positions, self.cache))
             seconds = (self._clock() - started) / len(self._running)
         except Exception as error:  # noqa: BLE001 - the step's sequences become failures, the engine goes on
-            for job in jobs_by_id([sequence.job for sequence in self._running]):
+            for job in _unique([sequence.job for sequence in self._running]):
                 self._fail(job, EngineFailure(f"decode step failed: {type(error).__name__}: {error}"))
             return
         for sequence in self._running:
@@ -318,7 +320,13 @@ class Engine:
         return time.perf_counter()
 
 
-def jobs_by_id(jobs: Iterable[_Job]) -> list[_Job]:
+def _prompt(job: _Job, layout: PromptLayout) -> Prompt:
+    times = job.request.timestamps_s
+    interval = (times[-1] - times[0]) / (len(times) - 1) if times is not None and len(times) > 1 else None
+    return Prompt(layout, job.plan, job.encoded, job.request.image, interval or None)
+
+
+def _unique(jobs: Iterable[_Job]) -> list[_Job]:
     """Each job once, in order (jobs are mutable, so identity decides)."""
     return list({id(job): job for job in jobs}.values())
 

@@ -32,7 +32,7 @@ class Schedule:
     Attributes:
         shape, grid, compression: what it was computed from.
         merge_steps: merge steps with their counts, in order.
-        encoder_tokens: patch tokens (class tokens included) in each encoder block, all frames.
+        block_grids: `(height, width)` in units of one frame in each encoder block.
         visual_tokens: tokens the language model would get uncompressed.
         merged_tokens: tokens the language model gets.
         merged_grid: the grid after merging.
@@ -43,7 +43,7 @@ class Schedule:
     grid: Grid
     compression: Compression
     merge_steps: tuple[AppliedStep, ...]
-    encoder_tokens: tuple[int, ...]
+    block_grids: tuple[tuple[int, int], ...]
     visual_tokens: int
     merged_tokens: int
     merged_grid: Grid
@@ -55,17 +55,32 @@ class Schedule:
         return self.grid.units * self.shape.vision.fold**2
 
     @property
+    def encoder_tokens(self) -> tuple[int, ...]:
+        """Patch tokens (class tokens included) in each encoder block, all frames."""
+        vision = self.shape.vision
+        return tuple(
+            self.grid.frames * (height * width * vision.fold**2 + vision.class_tokens)
+            for height, width in self.block_grids
+        )
+
+    @property
     def mean_layer_tokens(self) -> float:
         return sum(self.layer_tokens) / len(self.layer_tokens)
 
     def vision_flops(self) -> int:
-        """FLOPs of encoder and projector (a multiply-add counts as two); attention is within a frame."""
+        """FLOPs of encoder and projector (a multiply-add counts as two)."""
         vision, frames = self.shape.vision, self.grid.frames
         mlp_matrices = 3 if vision.gated_mlp else 2
         per_token = 2 * (4 * vision.width**2 + mlp_matrices * vision.width * vision.mlp_width)
         total = 0
-        for tokens in self.encoder_tokens:
-            total += tokens * per_token + 4 * tokens * (tokens // max(frames, 1)) * vision.width
+        for block, (tokens, (height, width)) in enumerate(zip(self.encoder_tokens, self.block_grids, strict=True)):
+            if vision.window_units and block not in vision.full_blocks:
+                # Windows are products of intervals, so the sum of their squared areas factorises.
+                squares = _interval_squares(height, vision.window_units) * _interval_squares(width, vision.window_units)
+                pairs = frames * squares * vision.fold**4
+            else:
+                pairs = frames * (height * width * vision.fold**2 + vision.class_tokens) ** 2
+            total += tokens * per_token + 4 * pairs * vision.width
         pixels = vision.patch_px**2 * vision.channels * vision.frames_per_patch
         embedding = 2 * self.patches * pixels * vision.width
         return total + embedding + self.merged_tokens * vision.projector_flops
@@ -138,7 +153,7 @@ def retained_in_layers(merged_tokens: int, layers: int, prune: Prune | None) -> 
 def _schedule(shape: ModelShape, grid: Grid, compression: Compression) -> Schedule:
     steps = compression.merge.resolved_steps() if compression.merge else ()
     applied = _apply_steps(grid, steps, shape.vision.blocks)
-    encoder_tokens = []
+    block_grids = []
     height, width, done = grid.height, grid.width, 0
     for block in range(shape.vision.blocks + 1):
         while done < len(applied) and applied[done].block == block:
@@ -148,15 +163,14 @@ def _schedule(shape: ModelShape, grid: Grid, compression: Compression) -> Schedu
                 width = applied[done].after
             done += 1
         if block < shape.vision.blocks:
-            per_frame = height * width * shape.vision.fold**2 + shape.vision.class_tokens
-            encoder_tokens.append(grid.frames * per_frame)
+            block_grids.append((height, width))
     merged_grid = Grid(grid.frames, height, width)
     return Schedule(
         shape=shape,
         grid=grid,
         compression=compression,
         merge_steps=applied,
-        encoder_tokens=tuple(encoder_tokens),
+        block_grids=tuple(block_grids),
         visual_tokens=grid.units,
         merged_tokens=merged_grid.units,
         merged_grid=merged_grid,
@@ -177,3 +191,8 @@ def _apply_steps(grid: Grid, steps: tuple[MergeStep, ...], blocks: int) -> tuple
         if after < before:
             applied.append(AppliedStep(min(blocks, round(step.depth * blocks)), step.axis, before, after))
     return tuple(applied)
+
+
+def _interval_squares(length: int, window: int) -> int:
+    """Sum of squares of the pieces when `length` is cut into pieces of `window`, the last one shorter."""
+    return length // window * window**2 + (length % window) ** 2

@@ -22,6 +22,8 @@ class VisionShape:
         class_tokens: extra tokens per frame inside the encoder.
         frames_per_patch: frames folded into one patch along time (1, or 2 in Qwen2-VL).
         projector_flops: of the projector behind the tower, for each visual token.
+        window_units: edge of an attention window in units; 0 when every block sees the whole frame.
+        full_blocks: blocks that see the whole frame although there are windows.
     """
 
     blocks: int
@@ -35,6 +37,8 @@ class VisionShape:
     frames_per_patch: int = 1
     channels: int = 3
     projector_flops: int = 0
+    window_units: int = 0
+    full_blocks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from luvc.errors import ModelError
-from luvc.families import internvl
+from luvc.families import internvl, qwen2_vl
 from luvc.families.base import Family
 
-FAMILIES: dict[str, Family] = {"internvl": internvl.FAMILY}
+FAMILIES: dict[str, Family] = {
+    "internvl": internvl.FAMILY,
+    "qwen2_vl": qwen2_vl.QWEN2_VL,
+    "qwen2_5_vl": qwen2_vl.QWEN2_5_VL,
+}
 
 
 def family_of(config: Mapping[str, Any]) -> Family:

@@ -54,11 +54,21 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One sequence to prefill: its layout, the schedule of its clip, and the encoded clip if it has one."""
+    """One sequence to prefill.
+
+    Attributes:
+        layout: its token ids.
+        schedule: of its clip.
+        encoded: the encoded clip; None before encoding and for text-only prompts.
+        image: the clip is a still.
+        frame_interval_s: time between two sampled frames; None when unknown.
+    """
 
     layout: PromptLayout
     schedule: Schedule
-    encoded: Encoded | None
+    encoded: Encoded | None = None
+    image: bool = False
+    frame_interval_s: float | None = None
 
 
 class Runtime(Protocol):
@@ -103,6 +113,9 @@ class Family(Protocol):
         `max_frame_tokens` bounds the visual tokens per frame where the model takes any size; it is the
         one knob of the plain down-scaling rival.
         """
+
+    def fits(self, shape: ModelShape, height: int, width: int) -> bool:
+        """Whether frames of this pixel size can be taken as they are; if so they are never resized again."""
 
     def grid(self, shape: ModelShape, frames: int, height: int, width: int) -> Grid:
         """Grid of visual tokens for `frames` frames of that (resized) pixel size."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from luvc.errors import ModelError, RequestError
+from luvc.errors import ModelError
 from luvc.families.base import Encoded, Prompt, PromptLayout, Runtime
-from luvc.families.text import text_shape
+from luvc.families.text import refuse_markers, text_shape
 from luvc.scheduling import Schedule
 from luvc.shapes import Grid, ModelShape, VisionShape
 
@@ -69,6 +69,9 @@ class InternVL:
         assert shape.frame_px is not None
         return shape.frame_px
 
+    def fits(self, shape: ModelShape, height: int, width: int) -> bool:
+        return (height, width) == shape.frame_px
+
     def grid(self, shape: ModelShape, frames: int, height: int, width: int) -> Grid:
         unit_px = shape.vision.patch_px * shape.vision.fold
         return Grid(frames, height // unit_px, width // unit_px)
@@ -96,9 +99,7 @@ class InternVLRuntime:
     def layout(self, prompt: str, frames: int, image: bool) -> PromptLayout:
         tokenizer = self.tokenizer
         reserved = (tokenizer.start_image_token, tokenizer.context_image_token, tokenizer.end_image_token)
-        for token in (*reserved, tokenizer.video_token):
-            if token in prompt:
-                raise RequestError(f"the prompt contains the model's own marker {token!r}", "remove it")
+        refuse_markers(prompt, (*reserved, tokenizer.video_token, *tokenizer.all_special_tokens))
         content: list[dict[str, str]] = [{"type": "text", "text": prompt}]
         if frames:
             content.insert(0, {"type": "image" if image else "video"})

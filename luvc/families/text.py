@@ -1,10 +1,11 @@
-"""Dimensions of the decoder-only language models inside the supported families."""
+"""What the families share: dimensions of their language models, and care with their prompt markers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from luvc.errors import RequestError
 from luvc.shapes import TextShape
 
 
@@ -21,3 +22,14 @@ def text_shape(text: Mapping[str, Any]) -> TextShape:
         vocabulary=int(text["vocab_size"]),
         max_positions=int(text.get("max_position_embeddings", 32768)),
     )
+
+
+def refuse_markers(prompt: str, markers: Iterable[str]) -> None:
+    """A user's text must not contain the model's control tokens: they would change the prompt's structure.
+
+    Raises:
+        RequestError: it contains one.
+    """
+    for marker in markers:
+        if marker in prompt:
+            raise RequestError(f"the prompt contains the model's own marker {marker!r}", "remove it")

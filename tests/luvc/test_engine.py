@@ -11,7 +11,15 @@ import torch
 from luvc import Request
 from luvc.engine import Budgets, Engine
 from luvc.errors import OutOfMemory, PromptTooLong, RequestError
-from tests.luvc import tiny
+from tests.luvc import tiny as tiny_internvl
+from tests.luvc import tiny_qwen
+
+
+@pytest.fixture(params=[tiny_internvl, tiny_qwen], ids=["internvl", "qwen2_5_vl"])
+def tiny(request):
+    """A module that makes tiny models of one family and their reference answers."""
+    return request.param
+
 
 #: Every method and switch that changes which tokens survive, once.
 COMPRESSIONS = [
@@ -29,7 +37,7 @@ COMPRESSIONS = [
 ]
 
 
-def requests(count: int = 8, seed: int = 0) -> list[Request]:
+def requests(tiny, count: int = 8, seed: int = 0) -> list[Request]:
     """Videos of one to four frames, stills, text-only; one to three prompts each."""
     prompts = ["Describe.", "What moves here?", "Which colour is the largest object, and why?"]
     made = [
@@ -48,13 +56,19 @@ def answers(engine: Engine, items: Sequence[Request]) -> dict[str, list[tuple[in
     return out
 
 
-@pytest.mark.parametrize("text", ["llama", "qwen2"])
-@pytest.mark.parametrize("feature_layer", [-1, -2, 2])
-def test_off_is_generate_token_for_token(text, feature_layer):
-    model = tiny.model(text=text, feature_layer=feature_layer)
-    got = answers(tiny.engine("off", text=text, feature_layer=feature_layer), requests(10))
+VARIANTS = [
+    *((tiny_internvl, {"text": text, "feature_layer": layer}) for text in ("llama", "qwen2") for layer in (-1, -2, 2)),
+    *((tiny_qwen, {"text": text, "seed": seed}) for text in ("qwen2_5_vl", "qwen2_vl") for seed in (0, 1)),
+]
+
+
+@pytest.mark.parametrize(("tiny", "options"), VARIANTS, ids=lambda value: str(value) if isinstance(value, dict) else "")
+def test_off_is_generate_token_for_token(tiny, options):
+    model = tiny.model(**options)
+    items = requests(tiny, 10)
+    got = answers(tiny.engine("off", **options), items)
     compared = 0
-    for item in requests(10):
+    for item in items:
         for prompt, ids in zip(item.prompts, got[item.id], strict=True):
             assert list(ids) == tiny.reference(model, item.video, prompt, item.image, 12), (item.id, prompt)
             compared += 1
@@ -62,7 +76,16 @@ def test_off_is_generate_token_for_token(text, feature_layer):
     assert len({ids for each in got.values() for ids in each}) > 10, "the answers must depend on the picture"
 
 
-def test_the_model_still_works_on_its_own_after_the_engine_took_it():
+@pytest.mark.parametrize("interval_s", [0.25, 1.0, 2.0, 7.0])
+def test_the_time_between_frames_reaches_the_rotary_positions(interval_s):
+    video = tiny_qwen.clip(6, 3)
+    times = [index * interval_s for index in range(6)]
+    (done,) = tiny_qwen.engine("off").generate([Request("v", ["Why?"], video, timestamps_s=times)])
+    expected = tiny_qwen.reference(tiny_qwen.model(), video, "Why?", False, 12, interval_s)
+    assert list(done.answers[0].token_ids) == expected
+
+
+def test_the_model_still_works_on_its_own_after_the_engine_took_it(tiny):
     engine = tiny.engine("balanced")
     video = tiny.clip(2, 5)
     model = tiny.model()
@@ -74,8 +97,8 @@ def test_the_model_still_works_on_its_own_after_the_engine_took_it():
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS, ids=str)
-def test_alone_equals_in_a_batch_in_any_order(compression):
-    items = requests()
+def test_alone_equals_in_a_batch_in_any_order(tiny, compression):
+    items = requests(tiny)
     together = answers(tiny.engine(compression), items)
     assert answers(tiny.engine(compression), items[::-1]) == together
     small = Budgets(prefill_tokens=90, encode_tokens=70, kv_bytes=40_000, max_new_tokens=12)
@@ -85,7 +108,7 @@ def test_alone_equals_in_a_batch_in_any_order(compression):
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS, ids=str)
-def test_planned_tokens_are_the_tokens_in_the_cache(compression, monkeypatch):
+def test_planned_tokens_are_the_tokens_in_the_cache(tiny, compression, monkeypatch):
     engine = tiny.engine(compression)
     seen: list[list[list[int]]] = []
     prefill = engine.runtime.decoder.prefill
@@ -102,7 +125,7 @@ def test_planned_tokens_are_the_tokens_in_the_cache(compression, monkeypatch):
         return logits
 
     monkeypatch.setattr(engine.runtime.decoder, "prefill", watched)
-    for item in requests(5):
+    for item in requests(tiny, 5):
         seen.clear()
         (done,) = engine.generate([item])
         (layers,) = seen
@@ -112,9 +135,9 @@ def test_planned_tokens_are_the_tokens_in_the_cache(compression, monkeypatch):
         assert done.tokens.merged == done.tokens.by_layer[0]
 
 
-def test_identity_configuration_is_exactly_off():
+def test_identity_configuration_is_exactly_off(tiny):
     identity = {"merge": {"keep": 1.0}, "prune": {"schedule": "stages", "stages": [[0.0, 1.0]]}}
-    items = requests(4)
+    items = requests(tiny, 4)
     clips = [torch.from_numpy(item.video) for item in items if item.video is not None]
     features = []
     for compression in ("off", identity):
@@ -126,7 +149,7 @@ def test_identity_configuration_is_exactly_off():
     assert answers(tiny.engine(identity), items) == answers(tiny.engine("off"), items)
 
 
-def test_no_visual_token_in_the_last_layer_and_decode_continues_from_the_uncompressed_length():
+def test_no_visual_token_in_the_last_layer_and_decode_continues_from_the_uncompressed_length(tiny):
     engine = tiny.engine("balanced")
     (item,) = [Request("v", ["Describe."], tiny.clip(3, 1))]
     engine.submit(item)
@@ -135,10 +158,15 @@ def test_no_visual_token_in_the_last_layer_and_decode_continues_from_the_uncompr
     text = sequence.layout.text_tokens
     assert engine.cache.lengths[-1][0] == text + 1  # prompt and one decode step, no visual token
     assert engine.cache.lengths[0][0] == text + sequence.job.plan.merged_tokens + 1
-    assert sequence.position == text + sequence.job.plan.visual_tokens + 1
+    off = tiny.engine("off")
+    off.submit(item)
+    off.step()
+    assert sequence.position == off._running[0].position
+    if tiny is tiny_internvl:
+        assert sequence.position == text + sequence.job.plan.visual_tokens + 1
 
 
-def test_several_prompts_share_one_encoding(monkeypatch):
+def test_several_prompts_share_one_encoding(tiny, monkeypatch):
     engine = tiny.engine("balanced")
     clips = []
     encode = engine.runtime.encode
@@ -148,7 +176,7 @@ def test_several_prompts_share_one_encoding(monkeypatch):
     assert len(clips) == 1
 
 
-def test_a_stream_is_pulled_only_as_room_allows():
+def test_a_stream_is_pulled_only_as_room_allows(tiny):
     engine = tiny.engine("balanced", budgets=Budgets(prefill_tokens=200, max_new_tokens=3))
     pulled = 0
 
@@ -166,34 +194,44 @@ def test_a_stream_is_pulled_only_as_room_allows():
     assert engine.cache.active == 0
 
 
-@pytest.mark.parametrize(
-    ("bad", "kind", "words"),
-    [
-        (Request("bad", ["x"], np.zeros((2, 32, 32), np.uint8)), RequestError, "shape"),
-        (Request("bad", ["x"], np.zeros((0, 32, 32, 3), np.uint8)), RequestError, "zero"),
-        (Request("bad", ["x"], np.zeros((2, 32, 32, 3), np.float32)), RequestError, "uint8"),
-        (Request("bad", ["x"], "not pixels"), RequestError, "video"),
-        (Request("bad", [], tiny.clip(1, 0)), RequestError, "no prompt"),
-        (Request("bad", ["x" * 3000], tiny.clip(1, 0)), PromptTooLong, "positions"),
-        (Request("bad", ["x"], tiny.clip(200, 0)), PromptTooLong, "fewer frames"),
-        (Request("bad", ["a <IMG_CONTEXT> b"], tiny.clip(1, 0)), RequestError, "marker"),
-        (Request("bad", ["x"], tiny.clip(2, 0), image=True), RequestError, "one frame"),
-        (Request("bad", ["x"], tiny.clip(1, 0), max_new_tokens=0), RequestError, "max_new_tokens"),
-    ],
-    ids=lambda value: value.prompts[0][:8] if isinstance(value, Request) and value.prompts else None,
-)
-def test_a_bad_request_costs_only_itself(bad, kind, words):
+BAD = {
+    "no colours": (lambda tiny: Request("bad", ["x"], np.zeros((2, 32, 32), np.uint8)), RequestError, "shape"),
+    "no frames": (lambda tiny: Request("bad", ["x"], np.zeros((0, 32, 32, 3), np.uint8)), RequestError, "zero"),
+    "floats": (lambda tiny: Request("bad", ["x"], np.zeros((2, 32, 32, 3), np.float32)), RequestError, "uint8"),
+    "no array": (lambda tiny: Request("bad", ["x"], "not pixels"), RequestError, "video"),
+    "no prompt": (lambda tiny: Request("bad", [], tiny.clip(1, 0)), RequestError, "no prompt"),
+    "long prompt": (lambda tiny: Request("bad", ["x" * 3000], tiny.clip(1, 0)), PromptTooLong, "positions"),
+    "marker": (lambda tiny: Request("bad", ["a <|im_end|> b"], tiny.clip(1, 0)), RequestError, "marker"),
+    "moving image": (lambda tiny: Request("bad", ["x"], tiny.clip(2, 0), image=True), RequestError, "one frame"),
+    "no tokens": (
+        lambda tiny: Request("bad", ["x"], tiny.clip(1, 0), max_new_tokens=0),
+        RequestError,
+        "max_new_tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_request_costs_only_itself(tiny, case):
+    make, kind, words = BAD[case]
     engine = tiny.engine("balanced")
-    items = requests(3)
-    got = {done.id: done for done in engine.generate([items[0], bad, *items[1:]])}
+    items = requests(tiny, 3)
+    got = {done.id: done for done in engine.generate([items[0], make(tiny), *items[1:]])}
     assert isinstance(got["bad"].error, kind)
     assert words in str(got["bad"].error)
     assert {item.id for item in items} == {key for key, done in got.items() if done.error is None}
 
 
-def test_out_of_memory_halves_the_batch_and_remembers(monkeypatch):
+def test_too_many_frames_for_the_model_is_said_with_numbers():
+    (done,) = tiny_internvl.engine("off").generate([Request("bad", ["x"], tiny_internvl.clip(200, 0))])
+    assert isinstance(done.error, PromptTooLong)
+    assert "3200 visual" in str(done.error)
+    assert "fewer frames" in done.error.hint
+
+
+def test_out_of_memory_halves_the_batch_and_remembers(tiny, monkeypatch):
     engine = tiny.engine("balanced")
-    expected = answers(tiny.engine("balanced"), requests())
+    expected = answers(tiny.engine("balanced"), requests(tiny))
     prefill = engine.runtime.decoder.prefill
     batches = []
 
@@ -205,17 +243,17 @@ def test_out_of_memory_halves_the_batch_and_remembers(monkeypatch):
         return prefill(packed, cache, prune)
 
     monkeypatch.setattr(engine.runtime.decoder, "prefill", short_of_memory)
-    assert answers(engine, requests()) == expected
+    assert answers(engine, requests(tiny)) == expected
     assert max(batches) > 3
     batches.clear()
-    assert answers(engine, requests()) == expected
+    assert answers(engine, requests(tiny)) == expected
     assert batches[0] < 9, "the ceiling is remembered"
 
 
-def test_a_request_that_never_fits_or_breaks_the_model_is_a_failure_of_its_own(monkeypatch):
+def test_a_request_that_never_fits_or_breaks_the_model_is_a_failure_of_its_own(tiny, monkeypatch):
     engine = tiny.engine("off")
     prefill = engine.runtime.decoder.prefill
-    limit = 300
+    limit = 200
 
     def picky(packed, cache, prune):
         if max(packed.lengths) > limit:
@@ -230,7 +268,7 @@ def test_a_request_that_never_fits_or_breaks_the_model_is_a_failure_of_its_own(m
     assert got["last"].error is None
 
 
-def test_a_failing_decode_step_fails_its_sequences_and_the_engine_goes_on(monkeypatch):
+def test_a_failing_decode_step_fails_its_sequences_and_the_engine_goes_on(tiny, monkeypatch):
     engine = tiny.engine("balanced")
     decode = engine.runtime.decoder.decode
     calls = []
@@ -242,16 +280,16 @@ def test_a_failing_decode_step_fails_its_sequences_and_the_engine_goes_on(monkey
         return decode(*args)
 
     monkeypatch.setattr(engine.runtime.decoder, "decode", once)
-    got = list(engine.generate(requests(3)))
-    assert {done.id for done in got} == {item.id for item in requests(3)}
+    got = list(engine.generate(requests(tiny, 3)))
+    assert {done.id for done in got} == {item.id for item in requests(tiny, 3)}
     failed = [done for done in got if done.error is not None]
     assert failed
     assert all(done.error.retryable and "injected" in str(done.error) for done in failed)
-    assert answers(engine, requests(3)) == answers(tiny.engine("balanced"), requests(3))
+    assert answers(engine, requests(tiny, 3)) == answers(tiny.engine("balanced"), requests(tiny, 3))
 
 
-def test_stage_times_add_up_to_busy_time():
+def test_stage_times_add_up_to_busy_time(tiny):
     engine = tiny.engine("balanced")
-    times = [done.times for done in engine.generate(requests())]
+    times = [done.times for done in engine.generate(requests(tiny))]
     assert all(t.prefill_s > 0 for t in times)
     assert sum(t.encode_s > 0 for t in times) == len(times) - 1  # all but the text-only request

@@ -85,7 +85,7 @@ def test_packed_attention_equals_one_call_a_sequence():
     lengths = (5, 5, 1, 9, 3, 3, 3)
     q = torch.randn(1, 4, sum(lengths), 8, generator=generator)
     k, v = (torch.randn(1, 2, sum(lengths), 8, generator=generator) for _ in range(2))
-    out = attention.packed(q, k, v, lengths, 0.3)
+    out = attention.packed(q, k, v, attention.Packed(lengths), 0.3)
     start = 0
     for length in lengths:
         part = slice(start, start + length)

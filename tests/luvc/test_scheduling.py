@@ -16,7 +16,7 @@ from luvc.compression import PRESETS, Compression, Merge, MergeStep, Prune
 from luvc.engine import Engine
 from luvc.families import internvl
 from luvc.scheduling import retained_in_layers, retained_on_axis, schedule
-from tests.luvc import tiny
+from tests.luvc import tiny, tiny_qwen
 
 SHAPE = internvl.FAMILY.shape(tiny.model().config.to_dict())
 
@@ -88,9 +88,10 @@ def _sdpa_flops(query, key, value, dropout_p=0.0, is_causal=False, **kwargs):
 
 
 @pytest.mark.parametrize("compression", list(PRESETS))
-def test_flops_are_those_of_the_real_modules(compression):
-    engine = tiny.engine(compression, frame_px=64)
-    item = luvc.Request("v", ["Describe what happens."], tiny.clip(3, 0, size=64), max_new_tokens=1)
+@pytest.mark.parametrize("module", [tiny, tiny_qwen], ids=["internvl", "qwen2_5_vl"])
+def test_flops_are_those_of_the_real_modules(module, compression):
+    engine = module.engine(compression, **({"frame_px": 64} if module is tiny else {}))
+    item = luvc.Request("v", ["Describe what happens."], module.clip(3, 2, size=64), max_new_tokens=1)
     job = engine._plan(item)
     engine.submit(item)
     fused = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _sdpa_flops}

@@ -31,26 +31,40 @@ TEMPLATE = (
 )
 
 
-@lru_cache
-def tokenizer() -> PreTrainedTokenizerFast:
+def byte_tokenizer(markers: tuple[str, ...], template: str, **extra: str) -> PreTrainedTokenizerFast:
+    """One token a byte, plus `markers`."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(list(MARKERS))
+    backend.add_special_tokens(list(markers))
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        eos_token="<|im_end|>",
-        pad_token="<|im_end|>",
-        extra_special_tokens={
-            "start_image_token": "<img>",
-            "end_image_token": "</img>",
-            "context_image_token": "<IMG_CONTEXT>",
-            "video_token": "<video>",
-        },
+        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|im_end|>", extra_special_tokens=extra
     )
-    fast.chat_template = TEMPLATE
+    fast.chat_template = template
     return fast
+
+
+@lru_cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    return byte_tokenizer(
+        MARKERS,
+        TEMPLATE,
+        start_image_token="<img>",
+        end_image_token="</img>",
+        context_image_token="<IMG_CONTEXT>",
+        video_token="<video>",
+    )
+
+
+def randomise(built: torch.nn.Module, seed: int) -> None:
+    """Larger weights than the usual initialisation: answers must depend on the picture and vary."""
+    with torch.no_grad():
+        for name, parameter in built.named_parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.12, generator=torch.Generator().manual_seed(seed + len(name)))
+            if "position_embeddings" in name or "cls_token" in name:
+                parameter.normal_(0, 0.5)
 
 
 @lru_cache
@@ -88,13 +102,7 @@ def model(
         tie_word_embeddings=False,
     )
     built = InternVLForConditionalGeneration(config).eval()
-    with torch.no_grad():
-        for name, parameter in built.named_parameters():
-            # Larger than the usual initialisation: answers must depend on the picture and vary.
-            if parameter.ndim > 1:
-                parameter.normal_(0, 0.12, generator=torch.Generator().manual_seed(seed + len(name)))
-            if "position_embeddings" in name or "cls_token" in name:
-                parameter.normal_(0, 0.5)
+    randomise(built, seed)
     built.generation_config.eos_token_id = tokenizer().convert_tokens_to_ids("<|im_end|>")
     built.generation_config.pad_token_id = built.generation_config.eos_token_id
     return built
@@ -110,12 +118,16 @@ def engine(compression: Any = "off", budgets: Budgets | None = None, **options: 
     )
 
 
-def clip(frames: int, seed: int, size: int = 32) -> np.ndarray:
+def smooth_clip(frames: int, seed: int, height: int, width: int) -> np.ndarray:
     """Smooth random frames: neighbouring patches differ, but not like noise."""
     rng = np.random.default_rng(seed)
     coarse = torch.from_numpy(rng.uniform(0, 255, (frames, 3, 6, 6))).float()
-    smooth = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=False)
+    smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
     return smooth.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+
+
+def clip(frames: int, seed: int, size: int = 32) -> np.ndarray:
+    return smooth_clip(frames, seed, size, size)
 
 
 def reference(

@@ -1,0 +1,368 @@
+"""Qwen2.5-VL and Qwen2-VL: frames of any size, 2x2 units, windows, rotary positions in three axes.
+
+Two orders of units are used in the encoder: *frame order* (clip, frame, row, column), in which merging is a
+reshape, and *window order* (windows sorted by size, so that equal ones form one batched attention call).
+Positions are the size-weighted means of the original ones, in original coordinates, both in the encoder
+(row, column of a patch) and in the language model (M-RoPE: time, row, column). Reference: transformers'
+modeling_qwen2_5_vl; equality with its `generate` is tested token for token.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from luvc.errors import ModelError, RequestError
+from luvc.families.base import Encoded, Prompt, PromptLayout, Runtime
+from luvc.families.text import refuse_markers, text_shape
+from luvc.scheduling import Schedule
+from luvc.shapes import Grid, ModelShape, VisionShape
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luvc.decoder import PackedPrompts
+    from luvc.methods.oim import UnitGrid
+    from luvc.preprocess import Normalisation
+
+# Limits of the stock processors, in visual tokens (units of 28 x 28 pixels): transformers'
+# Qwen2VLVideoProcessor (per frame, and 90 % of the context for all frames) and Qwen2VLImageProcessor.
+MIN_FRAME_TOKENS, MAX_FRAME_TOKENS = 128, 768
+VIDEO_TOKENS = int(128_000 * 0.9)
+MIN_IMAGE_TOKENS, MAX_IMAGE_TOKENS = 4, 1280
+
+
+class Qwen2VL:
+    """Torch-free half; see `luvc.families.base.Family`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def shape(self, config: Mapping[str, Any]) -> ModelShape:
+        vision, text = config["vision_config"], text_shape(config.get("text_config") or config)
+        fold, patch_px = int(vision.get("spatial_merge_size", 2)), int(vision.get("patch_size", 14))
+        windows = self.name == "qwen2_5_vl"
+        width = int(vision["hidden_size"] if windows else vision.get("embed_dim", 1280))
+        mlp_width = int(vision["intermediate_size"] if windows else width * vision.get("mlp_ratio", 4))
+        return ModelShape(
+            family=self.name,
+            vision=VisionShape(
+                blocks=int(vision.get("depth", 32)),
+                width=width,
+                heads=int(vision.get("num_heads", 16)),
+                mlp_width=mlp_width,
+                gated_mlp=windows,
+                patch_px=patch_px,
+                fold=fold,
+                frames_per_patch=int(vision.get("temporal_patch_size", 2)),
+                projector_flops=2 * ((width * fold**2) ** 2 + width * fold**2 * text.width),
+                window_units=int(vision.get("window_size", 112)) // patch_px // fold if windows else 0,
+                full_blocks=tuple(vision.get("fullatt_block_indexes", ())) if windows else (),
+            ),
+            text=text,
+        )
+
+    def frame_size(
+        self, shape: ModelShape, height: int, width: int, frames: int, max_frame_tokens: int | None = None
+    ) -> tuple[int, int]:
+        edge = shape.vision.patch_px * shape.vision.fold
+        if max(height, width) > 200 * min(height, width):
+            raise RequestError(f"frames of {width} x {height} pixels: the aspect ratio is above 200")
+        low, high = (MIN_IMAGE_TOKENS, MAX_IMAGE_TOKENS) if frames == 1 else (MIN_FRAME_TOKENS, MAX_FRAME_TOKENS)
+        low_px, high_px = low * edge * edge, high * edge * edge
+        if frames > 1:
+            share_px = VIDEO_TOKENS * edge * edge * shape.vision.frames_per_patch // frames
+            high_px = max(min(high_px, share_px), int(low_px * 1.05))
+        if max_frame_tokens is not None:
+            high_px = max_frame_tokens * edge * edge
+            low_px = min(low_px, high_px)
+        rows, columns = round(height / edge), round(width / edge)
+        if rows * columns * edge * edge > high_px:
+            scale = math.sqrt(height * width / high_px)
+            rows, columns = (max(1, math.floor(side / scale / edge)) for side in (height, width))
+        elif rows * columns * edge * edge < low_px:
+            scale = math.sqrt(low_px / (height * width))
+            rows, columns = (math.ceil(side * scale / edge) for side in (height, width))
+        return rows * edge, columns * edge
+
+    def fits(self, shape: ModelShape, height: int, width: int) -> bool:
+        edge = shape.vision.patch_px * shape.vision.fold
+        return height % edge == 0 and width % edge == 0
+
+    def grid(self, shape: ModelShape, frames: int, height: int, width: int) -> Grid:
+        edge = shape.vision.patch_px * shape.vision.fold
+        return Grid(-(-frames // shape.vision.frames_per_patch), height // edge, width // edge)
+
+    def runtime(self, model: Any, tokenizer: Any, normalisation: Normalisation) -> Runtime:
+        return Qwen2VLRuntime(self, model, tokenizer, normalisation)
+
+
+class Qwen2VLRuntime:
+    """One loaded model; see `luvc.families.base.Runtime`."""
+
+    def __init__(self, family: Qwen2VL, model: Any, tokenizer: Any, normalisation: Normalisation) -> None:
+        from luvc.decoder import Decoder
+
+        self.family, self.shape = family, family.shape(model.config.to_dict())
+        self.tokenizer, self.normalisation = tokenizer, normalisation
+        self.model, self.tower = model.model, model.model.visual
+        self.decoder = Decoder(model.model.language_model, model.lm_head)
+        self.video_token_id, self.image_token_id = int(model.config.video_token_id), int(model.config.image_token_id)
+        self.device = model.lm_head.weight.device
+
+    # Prompt ------------------------------------------------------------------------------------
+
+    def layout(self, prompt: str, frames: int, image: bool) -> PromptLayout:
+        vision = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+        refuse_markers(prompt, (*vision, *self.tokenizer.all_special_tokens))
+        content: list[dict[str, str]] = [{"type": "text", "text": prompt}]
+        if frames:
+            kind = "image" if image else "video"
+            content.insert(0, {"type": kind, kind: kind})
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        places = [index for index, token in enumerate(ids) if token in (self.video_token_id, self.image_token_id)]
+        if len(places) != bool(frames):
+            raise ModelError(f"the chat template placed {len(places)} videos, not {int(bool(frames))}")
+        if not places:
+            return PromptLayout((tuple(ids),))
+        return PromptLayout((tuple(ids[: places[0]]), tuple(ids[places[0] + 1 :])))
+
+    # Encoder -----------------------------------------------------------------------------------
+
+    def encode(self, clips: Sequence[Tensor], schedules: Sequence[Schedule], tokens: int) -> list[Encoded]:
+        import torch
+
+        from luvc.methods.oim import UnitGrid
+
+        # Frames are independent in the encoder: pool those of equal grid, whatever clip they come from.
+        pools: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
+        for index, (clip, plan) in enumerate(zip(clips, schedules, strict=True)):
+            size = (plan.grid.height, plan.grid.width)
+            pools.setdefault(size, []).append((index, self._patches(clip, plan)))
+        done: dict[int, Encoded] = {}
+        for (height, width), members in pools.items():
+            plan = schedules[members[0][0]]
+            patches = torch.cat([part for _, part in members])
+            chunk = max(1, tokens // (height * width * self.shape.vision.fold**2))
+            parts = []
+            for part in patches.split(chunk):
+                hidden = torch.nn.functional.linear(part, self.tower.patch_embed.proj.weight.flatten(1))
+                parts.append(self._run(UnitGrid.fresh(hidden), plan))
+            columns = [torch.cat([part[index] for part in parts]) for index in range(3)]
+            sizes = [schedules[index].merged_tokens for index, _ in members]
+            for (index, _), *encoded in zip(members, *(column.split(sizes) for column in columns), strict=True):
+                done[index] = Encoded(*encoded)
+        return [done[index] for index in range(len(clips))]
+
+    def _patches(self, clip: Tensor, plan: Schedule) -> Tensor:
+        """uint8 `[frames, h, w, 3]` -> pixels `[t, rows, columns, slots, patch_pixels]`, as the stock processor."""
+        import torch
+
+        from luvc.preprocess import normalise
+
+        vision, grid = self.shape.vision, plan.grid
+        edge = vision.patch_px * vision.fold
+        dtype = self.tower.patch_embed.proj.weight.dtype
+        pixels = normalise(clip, (grid.height * edge, grid.width * edge), self.normalisation, dtype)
+        missing = -len(pixels) % vision.frames_per_patch
+        pixels = torch.cat((pixels, pixels[-1:].expand(missing, -1, -1, -1)))
+        p, f, k = vision.patch_px, vision.fold, vision.frames_per_patch
+        pixels = pixels.reshape(grid.frames, k, 3, grid.height, f, p, grid.width, f, p)
+        # time, row, column, slot row, slot column | channel, frame, pixel row, pixel column
+        return pixels.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(grid.frames, grid.height, grid.width, f * f, -1)
+
+    def _run(self, grid: UnitGrid, plan: Schedule) -> tuple[Tensor, Tensor, Tensor]:
+        """All blocks over frames of one grid -> features `[tokens, dim]`, row and column `[tokens]`."""
+        from dataclasses import replace
+
+        import torch
+
+        from luvc import attention
+        from luvc.methods.oim import merge_axis
+
+        vision = self.shape.vision
+        steps = list(plan.merge_steps)
+        layout = _Orders(grid, vision.window_units, self._rotary(grid))
+        hidden, windowed = grid.hidden.flatten(0, 3), False
+        for block, layer in enumerate(self.tower.blocks):
+            if steps and steps[0].block == block:
+                hidden = layout.to_frames(hidden) if windowed else hidden
+                grid, windowed = replace(grid, hidden=hidden.view(grid.hidden.shape)), False
+                while steps and steps[0].block == block:
+                    step = steps.pop(0)
+                    grid = merge_axis(grid, step.axis, step.after)
+                layout = _Orders(grid, vision.window_units, self._rotary(grid))
+                hidden = grid.hidden.flatten(0, 3)
+            wanted = bool(vision.window_units) and block not in vision.full_blocks
+            if wanted != windowed:
+                hidden = layout.to_windows(hidden) if wanted else layout.to_frames(hidden)
+                windowed = wanted
+            lengths = layout.window_lengths if windowed else layout.frame_lengths
+            with attention.using(attention.Packed(lengths, causal=False)):
+                # The layer sees one sequence; the plan in force knows where it is cut.
+                whole = torch.tensor([0, hidden.shape[0]])
+                hidden = layer(hidden, cu_seqlens=whole, position_embeddings=layout.rotary(windowed))
+        grid = replace(grid, hidden=(layout.to_frames(hidden) if windowed else hidden).view(grid.hidden.shape))
+        for step in steps:  # merges behind the last block
+            grid = merge_axis(grid, step.axis, step.after)
+        return self.tower.merger(grid.hidden.flatten(0, 3)), grid.row.flatten(), grid.column.flatten()
+
+    def _rotary(self, grid: UnitGrid) -> tuple[Tensor, Tensor]:
+        """cos and sin `[patches, head_dim]` in frame order; a merged unit's slots sit around its mean position."""
+        import torch
+
+        fold = self.shape.vision.fold
+        slot = torch.arange(fold * fold, device=grid.row.device)
+        row = grid.row[..., None] * fold + slot // fold
+        column = grid.column[..., None] * fold + slot % fold
+        frequency = self.tower.rotary_pos_emb.inv_freq.float()
+        angle = torch.cat((row.flatten()[:, None] * frequency, column.flatten()[:, None] * frequency), -1)
+        angle = torch.cat((angle, angle), -1)
+        return angle.cos(), angle.sin()
+
+    # Language model ----------------------------------------------------------------------------
+
+    def pack(self, prompts: Sequence[Prompt]) -> PackedPrompts:
+        import torch
+
+        from luvc.decoder import PackedPrompts
+
+        ids: list[int] = []
+        visual: list[int] = []
+        positions: list[Tensor] = []
+        lengths = []
+        for prompt in prompts:
+            start = len(ids)
+            original, _ = self._rope_index(prompt)
+            before = len(prompt.layout.pieces[0])
+            ids.extend(prompt.layout.pieces[0])
+            positions.append(original[:, :before])
+            if prompt.encoded is not None:
+                visual.extend(range(len(ids), len(ids) + prompt.schedule.merged_tokens))
+                ids.extend([self.video_token_id] * prompt.schedule.merged_tokens)
+                positions.append(self._visual_positions(prompt, original[:, before:]))
+                ids.extend(prompt.layout.pieces[1])
+                positions.append(original[:, before + prompt.schedule.visual_tokens :])
+            lengths.append(len(ids) - start)
+        hidden = self.decoder.embed(torch.tensor(ids, device=self.device))
+        index = torch.tensor(visual, device=self.device, dtype=torch.long)
+        if visual:
+            features = torch.cat([prompt.encoded.features for prompt in prompts if prompt.encoded is not None])
+            hidden = hidden.index_copy(0, index, features.to(hidden.dtype))
+        by_layer = zip(*(prompt.schedule.layer_tokens for prompt in prompts), strict=True)
+        position = torch.cat([part.to(self.device, torch.float32) for part in positions], 1)
+        return PackedPrompts(hidden[None], position[:, None], tuple(lengths), index, tuple(by_layer))
+
+    def _visual_positions(self, prompt: Prompt, original: Tensor) -> Tensor:
+        """M-RoPE positions `[3, merged_tokens]` of merged tokens, in original coordinates."""
+        import torch
+
+        grid, encoded = prompt.schedule.grid, prompt.encoded
+        assert encoded is not None
+        merge = prompt.schedule.compression.merge
+        per_frame = prompt.schedule.merged_tokens // grid.frames
+        time = original[0, : grid.units : grid.height * grid.width].to(self.device, torch.float32)
+        row, column = encoded.row, encoded.column
+        if merge is not None and merge.positions == "compact":
+            place = torch.arange(per_frame, device=self.device).repeat(grid.frames)
+            row, column = (
+                place // prompt.schedule.merged_grid.width,
+                place % prompt.schedule.merged_grid.width,
+            )
+        first_row, first_column = int(original[1, 0]), int(original[2, 0])
+        return torch.stack((time.repeat_interleave(per_frame), row + first_row, column + first_column))
+
+    def next_position(self, prompt: Prompt) -> int:
+        return self._rope_index(prompt)[1]
+
+    def decode_positions(self, positions: Sequence[int]) -> Tensor:
+        import torch
+
+        return torch.tensor(positions, device=self.device)[None, :, None].expand(3, -1, -1)
+
+    def _rope_index(self, prompt: Prompt) -> tuple[Tensor, int]:
+        """Positions `[3, tokens]` of the uncompressed prompt on the host, and the one after it."""
+        grid = prompt.schedule.grid if prompt.layout.runs else Grid(0, 0, 0)
+        per_patch = self.shape.vision.frames_per_patch
+        # Stock processors assume two frames a second where the rate is unknown.
+        seconds = per_patch * (prompt.frame_interval_s or 0.5)
+        pieces = tuple(len(piece) for piece in prompt.layout.pieces)
+        return self._cached_rope_index(pieces, grid, prompt.image, seconds)
+
+    @lru_cache(maxsize=512)  # noqa: B019 - one runtime lives as long as its process
+    def _cached_rope_index(
+        self, pieces: tuple[int, ...], grid: Grid, image: bool, seconds: float
+    ) -> tuple[Tensor, int]:
+        """Asks the model's own `get_rope_index`, so that positions follow the installed transformers."""
+        import torch
+
+        total = sum(pieces) + grid.units
+        if not grid.units:
+            return torch.arange(total).expand(3, -1), total
+        kinds = torch.zeros(1, total, dtype=torch.int)
+        kinds[0, pieces[0] : pieces[0] + grid.units] = 1 if image else 2
+        ids = torch.where(kinds == 0, 0, self.image_token_id if image else self.video_token_id).long()
+        fold = self.shape.vision.fold
+        sizes = torch.tensor([[grid.frames, grid.height * fold, grid.width * fold]])
+        options: dict[str, Any] = {"image_grid_thw" if image else "video_grid_thw": sizes}
+        known = inspect.signature(self.model.get_rope_index).parameters
+        if "mm_token_type_ids" in known:
+            options["mm_token_type_ids"] = kinds
+        if "second_per_grid_ts" in known and not image:
+            options["second_per_grid_ts"] = torch.tensor([seconds])
+        positions = self.model.get_rope_index(ids, **options)[0][:, 0]
+        # A prompt ends in text, and `generate` counts on from there (not from `rope_deltas`, which differ
+        # when a long video's time axis has run ahead of the text behind it).
+        return positions, int(positions[0, -1]) + 1
+
+
+class _Orders:
+    """Frame order and window order of the patches of equal frames, and rotary embeddings in both."""
+
+    def __init__(self, grid: UnitGrid, window: int, rotary: tuple[Tensor, Tensor]) -> None:
+        import torch
+
+        frames, height, width, slots = grid.hidden.shape[:4]
+        self.frame_lengths = (height * width * slots,) * frames
+        self._rotary = {False: rotary}
+        if not window:
+            return
+        # Windows of one frame by size; then the same size from all frames together.
+        cells: dict[int, list[list[int]]] = {}
+        for top in range(0, height, window):
+            for left in range(0, width, window):
+                rows, columns = range(top, min(top + window, height)), range(left, min(left + window, width))
+                units = [row * width + column for row in rows for column in columns]
+                cells.setdefault(len(units), []).append(units)
+        device = grid.hidden.device
+        per_frame = torch.arange(frames, device=device)[:, None] * (height * width)
+        order = [
+            (torch.tensor(windows, device=device).flatten()[None] + per_frame).flatten() for windows in cells.values()
+        ]
+        self.window_lengths = tuple(
+            units * slots for units, windows in cells.items() for _ in range(len(windows) * frames)
+        )
+        unit_order = torch.cat(order)
+        self._order = (unit_order[:, None] * slots + torch.arange(slots, device=device)).flatten()
+        self._inverse = torch.empty_like(self._order).scatter_(
+            0, self._order, torch.arange(len(self._order), device=device)
+        )
+        self._rotary[True] = (rotary[0][self._order], rotary[1][self._order])
+
+    def to_windows(self, hidden: Tensor) -> Tensor:
+        return hidden[self._order]
+
+    def to_frames(self, hidden: Tensor) -> Tensor:
+        return hidden[self._inverse]
+
+    def rotary(self, windowed: bool) -> tuple[Tensor, Tensor]:
+        return self._rotary[windowed]
+
+
+QWEN2_VL, QWEN2_5_VL = Qwen2VL("qwen2_vl"), Qwen2VL("qwen2_5_vl")
