@@ -1,0 +1,1 @@
+"""What this project claims, as scripts that anyone can run."""

@@ -18,7 +18,7 @@ from benchmarks.scenes.stamps import Cutout
 # pooling window (rows, columns) over the 8 x 8 units -> 64, 32, 16, 4 visual tokens a frame
 WINDOWS = ((1, 1), (1, 2), (2, 2), (4, 4))
 NOISE_SHARE = 0.15
-WINDOW_SHARES = {1: (0.15, 0.1, 0.6, 0.15), 4: (0.06, 0.1, 0.44, 0.4), 8: (0.1, 0.1, 0.4, 0.4)}
+WINDOW_SHARES = {1: (0.2, 0.15, 0.6, 0.05), 4: (0.08, 0.12, 0.65, 0.15), 8: (0.15, 0.1, 0.6, 0.15)}
 
 
 def pool(units: torch.Tensor, window: tuple[int, int]) -> torch.Tensor:
@@ -43,17 +43,23 @@ class Prompter:
 
     @lru_cache(maxsize=65536)  # noqa: B019 - one instance lives as long as the process
     def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text; special tokens are recognised, none is added."""
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))  # type: ignore[attr-defined]
 
-    def text(self, question: str, frames: int, tokens_per_frame: int, image: bool = False) -> str:
-        """The whole prompt; `image` for a still, `frames=0` for text alone."""
+    def visual(self, frames: int, tokens_per_frame: int, image: bool = False) -> list[int]:
+        """The prompt up to and with the last frame; `image` for a still, `frames=0` for text alone."""
         shown = f"<img>{'<IMG_CONTEXT>' * tokens_per_frame}</img>"
-        visual = shown if image else "\n".join(f"Frame{index + 1}: {shown}" for index in range(frames))
-        joined = f"{visual}\n{question}" if frames else question
-        return f"<|im_start|>user\n{joined}<|im_end|>\n<|im_start|>assistant\n"
+        numbered = "\n".join(f"Frame{index + 1}: {shown}" for index in range(frames))
+        return list(self.encode("<|im_start|>user\n" + (shown if image else numbered)))
+
+    def question(self, question: str, after_frames: bool = True) -> list[int]:
+        """The rest of the prompt. Frames end in a special token, so the two parts may be encoded apart."""
+        start = "\n" if after_frames else ""
+        return list(self.encode(f"{start}{question}<|im_end|>\n<|im_start|>assistant\n"))
 
     def ids(self, question: str, frames: int, tokens_per_frame: int, image: bool = False) -> list[int]:
-        return list(self.encode(self.text(question, frames, tokens_per_frame, image)))
+        """The whole prompt."""
+        return self.visual(frames, tokens_per_frame, image) + self.question(question, frames > 0)
 
 
 class FeatureBank:
@@ -72,7 +78,7 @@ class FeatureBank:
         return torch.from_numpy(np.asarray(self.units[index, list(frames)], dtype=np.float32))
 
 
-QUESTIONS_VIDEO = ((ASK_VIDEO, 0.55), (ASK_OBJECT, 0.2), (ASK_MOTION, 0.15), (ASK_BACKGROUND, 0.1))
+QUESTIONS_VIDEO = ((ASK_VIDEO, 0.45), (ASK_OBJECT, 0.3), (ASK_MOTION, 0.15), (ASK_BACKGROUND, 0.1))
 QUESTIONS_IMAGE = ((ASK_IMAGE, 0.55), (ASK_OBJECT, 0.3), (ASK_BACKGROUND, 0.15))
 
 

@@ -1,6 +1,6 @@
 """Held-out figures of a trained part: caption preference, object naming, and the same at a quarter of the tokens.
 
-    python -m benchmarks.embedded_model.evaluate --features DIR --stamps DIR --emoji DIR --trained FILE --out results.json
+    python -m benchmarks.embedded_model.evaluate --features DIR --stamps DIR --emoji DIR --trained FILE --out FILE
 
 Two held-out sets, 8 frames a clip: scenes never composed in training from cut-outs seen in training, and scenes
 of cut-outs never seen. Nothing is tuned on either: run it once per training run.
@@ -13,8 +13,10 @@ import json
 import platform
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +29,11 @@ from benchmarks.scenes.stamps import find_cutouts
 from luvc.embedded.assembly import TRAINED_PATH, open_gguf
 from luvc.embedded.tokenizer import write_tokenizer
 
+if TYPE_CHECKING:
+    from transformers import Cache, PreTrainedTokenizerBase
+
+CLIPS_AT_ONCE = 5
+SAMPLES = 12
 CAPTION_QUESTION = "Describe this video."
 OBJECT_QUESTION = "What is the main object?"
 MOTION_QUESTION = "Which way does it move?"
@@ -44,22 +51,12 @@ def shuffled_partner(scenes: Sequence[Scene], index: int) -> int:
 
 
 @torch.no_grad()
-def caption_losses(
-    model: CaptionModel, prompter: Prompter, units: torch.Tensor, captions: Sequence[str], per_frame: int
+def answer_losses(
+    model: CaptionModel, prompter: Prompter, prompt: list[int], answers: Sequence[str], cache: Cache
 ) -> list[float]:
-    """Mean negative log-likelihood per token of each caption, given one clip's units `[frames, tokens, 1536]`."""
-    prompt = prompter.ids(CAPTION_QUESTION, len(units), per_frame)
-    rows = [(prompt, list(prompter.encode(caption))) for caption in captions]
-    flat = units.reshape(1, -1, units.shape[-1]).expand(len(rows), -1, -1)
-    losses = model.token_losses(pad_rows(rows, flat))
+    """Mean loss per token of one answer for each clip in the cache."""
+    losses = model.token_losses(pad_rows([(prompt, list(prompter.encode(answer))) for answer in answers], None), cache)
     return [float(row[row > 0].mean()) for row in losses]
-
-
-def ask(model: CaptionModel, prompter: Prompter, tokenizer, units: torch.Tensor, question: str, per_frame: int) -> str:
-    """The greedy answer to one question about one clip."""
-    ids = torch.tensor([prompter.ids(question, len(units), per_frame)])
-    batch = Batch(ids, ids, units.reshape(1, -1, units.shape[-1]))
-    return tokenizer.decode(model.generate(batch, 24)[0]).strip()
 
 
 def names(answer: str, name: str) -> bool:
@@ -70,45 +67,49 @@ def names(answer: str, name: str) -> bool:
 
 
 def evaluate_set(
-    model: CaptionModel, prompter: Prompter, tokenizer, bank: FeatureBank, window: tuple[int, int], log
-) -> dict:
-    """All figures of one set at one pooling."""
-    per_frame = 64 // (window[0] * window[1])
-    tallies: dict[str, list[bool]] = {
-        key: [] for key in ("preferred", "object_in_caption", "object_answer", "motion_answer", "place_answer")
-    }
+    model: CaptionModel,
+    prompter: Prompter,
+    tokenizer: PreTrainedTokenizerBase,
+    bank: FeatureBank,
+    window: tuple[int, int],
+    log: Callable[[str], None],
+) -> dict[str, Any]:
+    """All figures of one set at one pooling. A few clips are read together; each question is asked of all of them."""
+    frames, per_frame = bank.entry.frames, 64 // (window[0] * window[1])
+    hits: dict[str, list[bool]] = defaultdict(list)
     samples = []
-    for index in range(bank.count):
-        scene = bank.scenes[index]
-        units = pool(bank.clip(index, range(bank.entry.frames)), window)
-        wrong = bank.scenes[shuffled_partner(bank.scenes, index)].caption(True)
-        right_loss, wrong_loss = caption_losses(model, prompter, units, [scene.caption(True), wrong], per_frame)
-        said = {
-            q: ask(model, prompter, tokenizer, units, q, per_frame)
-            for q in (CAPTION_QUESTION, OBJECT_QUESTION, MOTION_QUESTION, PLACE_QUESTION)
-        }
-        exact, name = scene.answers(True), scene.main.cutout.name
-        tallies["preferred"].append(right_loss < wrong_loss)
-        tallies["object_in_caption"].append(names(said[CAPTION_QUESTION].split(" near ")[0], name))
-        tallies["object_answer"].append(names(said[OBJECT_QUESTION], name))
-        tallies["motion_answer"].append(said[MOTION_QUESTION] == exact[MOTION_QUESTION])
-        tallies["place_answer"].append(said[PLACE_QUESTION] == exact[PLACE_QUESTION])
-        if index < 12:
-            samples.append({"exact": scene.caption(True), "model": said[CAPTION_QUESTION]})
-        if index % 20 == 19:
-            log(
-                f"{bank.entry.name} {per_frame} tokens/frame {index + 1}: "
-                + ", ".join(f"{k} {np.mean(v):.2f}" for k, v in tallies.items())
-            )
-    return {
-        "clips": bank.count,
-        "tokens_per_frame": per_frame,
-        **{key: round(float(np.mean(hits)), 3) for key, hits in tallies.items()},
-        "samples": samples,
-    }
+    for first in range(0, bank.count, CLIPS_AT_ONCE):
+        group = range(first, min(first + CLIPS_AT_ONCE, bank.count))
+        scenes = [bank.scenes[index] for index in group]
+        wrong = [bank.scenes[shuffled_partner(bank.scenes[: bank.count], index)] for index in group]
+        ids = torch.tensor([prompter.visual(frames, per_frame)] * len(group))
+        units = torch.stack([pool(bank.clip(index, range(frames)), window).reshape(-1, 1536) for index in group])
+        cache = model.read(Batch(ids, ids, units))
+
+        prompt = prompter.question(CAPTION_QUESTION)
+        right_loss, wrong_loss = (
+            answer_losses(model, prompter, prompt, [scene.caption(True) for scene in shown], cache)
+            for shown in (scenes, wrong)
+        )
+        said: dict[str, list[str]] = {}
+        for question in (CAPTION_QUESTION, OBJECT_QUESTION, MOTION_QUESTION, PLACE_QUESTION):
+            asked = torch.tensor([prompter.question(question)] * len(group))
+            said[question] = [tokenizer.decode(answer).strip() for answer in model.generate(asked, 24, cache)]
+        for row, scene in enumerate(scenes):
+            name, exact = scene.main.cutout.name, scene.answers(True)
+            hits["caption_preferred"].append(right_loss[row] < wrong_loss[row])
+            hits["object_named"].append(names(said[OBJECT_QUESTION][row], name))
+            hits["object_in_caption"].append(names(said[CAPTION_QUESTION][row].split(" near ")[0], name))
+            hits["motion_right"].append(said[MOTION_QUESTION][row] == exact[MOTION_QUESTION])
+            hits["background_right"].append(said[PLACE_QUESTION][row] == exact[PLACE_QUESTION])
+            samples.append({"exact": scene.caption(True), "model": said[CAPTION_QUESTION][row]})
+        figures = {key: round(float(np.mean(values)), 3) for key, values in hits.items()}
+        log(f"{bank.entry.name} {per_frame} tokens/frame, {len(samples)} clips: {figures}")
+    return {"clips": bank.count, "tokens_per_frame": per_frame, **figures, "samples": samples[:SAMPLES]}
 
 
 def main() -> None:
+    """Evaluate one trained part and print, or write, `results.json`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--features", type=Path, required=True)
     parser.add_argument("--stamps", type=Path, required=True)

@@ -123,6 +123,7 @@ def write_set(entry: SceneSet, cutouts: tuple[Cutout, ...], textures: Textures, 
 
 
 def main() -> None:
+    """Compute the sets that are asked for, going on where they stopped."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stamps", type=Path, required=True, help="folder of the Tux Paint stamps")
     parser.add_argument("--emoji", type=Path, required=True, help="folder made by benchmarks.scenes.rasterise")

@@ -6,9 +6,11 @@ own module, so that what is trained is what is loaded later.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -17,6 +19,9 @@ from torch.nn import functional
 from luvc.embedded import config_path
 from luvc.embedded.assembly import LORA_PREFIX, PROJECTOR_PREFIX, SPECIAL_ROWS, open_gguf
 from luvc.embedded.towers import LANGUAGE_PREFIX, read_language_model
+
+if TYPE_CHECKING:
+    from transformers import Cache
 
 LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 START_ID, END_ID, IMAGE_ID, EOS_ID = 3, 4, 5, 2
@@ -33,6 +38,7 @@ class LoraLinear(nn.Module):
         self.B = nn.Parameter(torch.zeros(base.out_features, rank))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[..., in]` -> `[..., out]`, in the dtype of `x`."""
         low = functional.linear(x, self.A.to(x.dtype))
         return self.base(x) + functional.linear(low, self.B.to(x.dtype))
 
@@ -75,6 +81,7 @@ class CaptionModel(nn.Module):
                 setattr(owner, name, LoraLinear(getattr(owner, name), rank))
 
     def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that learn, by name."""
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
     def embed(self, batch: Batch) -> torch.Tensor:
@@ -89,13 +96,17 @@ class CaptionModel(nn.Module):
         places = (batch.ids == IMAGE_ID)[..., None].expand_as(embeds)
         return embeds.masked_scatter(places, visual)
 
-    def token_losses(self, batch: Batch) -> torch.Tensor:
+    def token_losses(self, batch: Batch, cache: Cache | None = None) -> torch.Tensor:
         """Negative log-likelihood of every label, `[rows, length - 1]` float32, 0 where ignored.
+
+        The batch follows what `cache` holds, which is left as it was.
 
         Rows are padded on the right, so causal attention needs no mask, and only labelled positions go
         through the 49,152-way head.
         """
-        hidden = self.lm.model(inputs_embeds=self.embed(batch), use_cache=False).last_hidden_state[:, :-1]
+        past = {"past_key_values": copy.deepcopy(cache)} if cache is not None else {}
+        out = self.lm.model(inputs_embeds=self.embed(batch), use_cache=cache is not None, **past)
+        hidden = out.last_hidden_state[:, :-1]
         labels = batch.labels[:, 1:]
         wanted = labels != IGNORE
         logits = self.lm.lm_head(hidden[wanted]).float()
@@ -104,12 +115,14 @@ class CaptionModel(nn.Module):
         return losses
 
     @torch.no_grad()
-    def generate(self, batch: Batch, max_new_tokens: int) -> list[list[int]]:
-        """Greedy answers; all rows must have the same length (no padding)."""
-        out = self.lm.model(inputs_embeds=self.embed(batch), use_cache=True)
-        answers: list[list[int]] = [[] for _ in range(len(batch.ids))]
+    def generate(self, ids: torch.Tensor, max_new_tokens: int, cache: Cache | None = None) -> list[list[int]]:
+        """Greedy answers to `ids` `[rows, length]` (no padding), after what `cache` holds, which is left as it was."""
+        cache = copy.deepcopy(cache)
+        answers: list[list[int]] = [[] for _ in range(len(ids))]
         finished = [False] * len(answers)
         for _ in range(max_new_tokens):
+            out = self.lm.model(input_ids=ids, past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
             tokens = self.lm.lm_head(out.last_hidden_state[:, -1]).argmax(-1)
             for row, token in enumerate(tokens.tolist()):
                 finished[row] |= token == EOS_ID
@@ -117,8 +130,13 @@ class CaptionModel(nn.Module):
                     answers[row].append(token)
             if all(finished):
                 break
-            out = self.lm.model(input_ids=tokens[:, None], past_key_values=out.past_key_values, use_cache=True)
+            ids = tokens[:, None]
         return answers
+
+    @torch.no_grad()
+    def read(self, batch: Batch) -> Cache:
+        """The keys and values of clips, to ask many questions of: the labels do not matter."""
+        return self.lm.model(inputs_embeds=self.embed(batch), use_cache=True).past_key_values
 
     def export(self) -> dict[str, torch.Tensor]:
         """The trained part as `luvc.embedded.assembly.apply_trained` reads it, float16."""

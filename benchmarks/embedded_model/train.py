@@ -15,8 +15,9 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,16 +25,17 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from benchmarks.embedded_model.data import FeatureBank, Prompter, add_noise, draw_batch, pool
-from benchmarks.embedded_model.model import Batch, CaptionModel, pad_rows
+from benchmarks.embedded_model.model import CaptionModel, pad_rows
 from benchmarks.scenes.compose import Scene
 from benchmarks.scenes.stamps import find_cutouts
 from luvc.embedded.assembly import open_gguf
 
 BACKGROUND_WORDS = {
-    "blurred": "blurred", "sky": "sky", "night": "stars", "snow": "snow", "stripes": "stripes", "checks": "checkerboard",
-    "sea": "sea", "grass": "grass", "brick": "brick wall", "gravel": "gravel",
+    "blurred": "blurred", "sky": "sky", "night": "stars", "snow": "snow", "stripes": "stripes", "sea": "sea",
+    "checks": "checkerboard", "grass": "grass", "brick": "brick wall", "gravel": "gravel",
 }  # fmt: skip
 TEXT_SHARE = 0.05
+UNIT_LOSS_WEIGHT = 0.1
 TEXT_TOKENS = 60
 TEXT_QUESTIONS = (
     "What is the capital of Italy?", "Name three colors.", "Who wrote Hamlet?",
@@ -41,11 +43,13 @@ TEXT_QUESTIONS = (
     "Say hello.", "What is the opposite of hot?", "Give me a synonym for happy.", "What is a computer?",
     "Tell me a fact about elephants.", "Why is the sky blue?", "What is the largest planet?", "What is bread made of?",
     "Name a musical instrument.", "What is the boiling point of water?", "What season follows winter?", "Who are you?",
-    "Translate 'good morning' to Spanish.", "What is photosynthesis?", "What language is spoken in Brazil?", "Finish: once upon a time",
+    "Translate 'good morning' to Spanish.", "What is photosynthesis?", "What language is spoken in Brazil?",
+    "Finish: once upon a time",
 )  # fmt: skip
 
 
 def background_word(scene: Scene) -> str:
+    """What a unit of this scene's backdrop is called in the warm start."""
     return scene.colour if scene.background == "plain" else BACKGROUND_WORDS[scene.background]
 
 
@@ -106,7 +110,7 @@ def text_rows(model: CaptionModel, prompter: Prompter, tokenizer, path: Path) ->
         answers = {}
         for question in TEXT_QUESTIONS:
             ids = torch.tensor([prompter.ids(question, 0, 0)])
-            answer = model.generate(Batch(ids, ids, None), TEXT_TOKENS)[0]
+            answer = model.generate(ids, TEXT_TOKENS)[0]
             if len(answer) < TEXT_TOKENS:  # else it was cut off, and must not be taught to end there
                 answers[question] = tokenizer.decode(answer)
         path.write_text(json.dumps(answers, indent=1))
@@ -120,7 +124,8 @@ class Log:
         self.path = path
         self.started = time.time()
 
-    def write(self, **record) -> None:
+    def write(self, **record: Any) -> None:
+        """Append one record, with the time since the start."""
         record = {key: round(value, 4) if isinstance(value, float) else value for key, value in record.items()}
         record["elapsed_s"] = round(time.time() - self.started, 1)
         with self.path.open("a") as stream:
@@ -128,7 +133,8 @@ class Log:
         print(json.dumps(record), flush=True)
 
 
-def save_atomically(save, path: Path) -> None:
+def save_atomically(save: Callable[[Path], None], path: Path) -> None:
+    """Write aside, then rename: a run that is killed leaves a whole file."""
     aside = path.with_suffix(".tmp")
     save(aside)
     os.replace(aside, path)
@@ -181,6 +187,8 @@ def caption(model: CaptionModel, banks, prompter, tokenizer, args, log: Log) -> 
         optimizer.load_state_dict(state["optimizer"])
         log.write(phase="caption", resumed_at=step, used_s=used_s)
 
+    targets = UnitTargets(banks, model, prompter)
+
     def save() -> None:
         trained = {name: value.detach() for name, value in model.trainable().items()}
         state = {"step": step, "used_s": used_s, "trained": trained, "optimizer": optimizer.state_dict()}
@@ -201,8 +209,11 @@ def caption(model: CaptionModel, banks, prompter, tokenizer, args, log: Log) -> 
             group["lr"] = peak * scale
         token_losses = model.token_losses(batch)
         loss = token_losses.sum() / (token_losses > 0).sum()
+        # The warm start's loss goes on, a tenth as heavy: it keeps the units nameable while the language model learns.
+        units, rows = warm_batch(banks, targets, rng, scenes=8)
+        unit_loss, _ = warm_loss(model.projector(add_noise(units, rng)), rows, targets.vectors)
         optimizer.zero_grad()
-        loss.backward()
+        (loss + UNIT_LOSS_WEIGHT * unit_loss).backward()
         torch.nn.utils.clip_grad_norm_([*lora, *rest], 1.0)
         optimizer.step()
         step += 1
@@ -226,6 +237,7 @@ def caption(model: CaptionModel, banks, prompter, tokenizer, args, log: Log) -> 
 
 
 def main() -> None:
+    """Train, or go on with, one run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--features", type=Path, required=True, help="folder made by benchmarks.embedded_model.features"
@@ -239,7 +251,7 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--warm-steps", type=int, default=1500)
+    parser.add_argument("--warm-steps", type=int, default=4000)
     parser.add_argument("--warm-lr", type=float, default=1e-3)
     parser.add_argument("--minutes", type=float, default=45.0, help="of the caption phase")
     parser.add_argument("--lora-lr", type=float, default=1e-3)

@@ -104,6 +104,7 @@ class Scene:
 
     @property
     def place(self) -> str:
+        """The end of every caption: where it is."""
         return BACKGROUNDS[self.background][0].format(colour=self.colour)
 
     def caption(self, moving: bool) -> str:

@@ -55,6 +55,7 @@ def example_scenes(emoji: Path) -> dict[str, Scene]:
 
 
 def main() -> None:
+    """Write every example clip and print its exact caption."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--emoji", type=Path, required=True, help="folder made by benchmarks.scenes.rasterise")
     parser.add_argument("--textures", type=Path, required=True)

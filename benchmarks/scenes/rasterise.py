@@ -75,9 +75,8 @@ def draw(svgs: dict[str, str], out: Path, chromium: str) -> None:
             for index, key in enumerate(page):
                 (Path(folder) / f"{index}.svg").write_text(svgs[key])
                 left, top = index % COLUMNS * SIDE, index // COLUMNS * SIDE
-                tags.append(
-                    f'<img src="{index}.svg" style="position:absolute;left:{left}px;top:{top}px" width="{SIDE}" height="{SIDE}">'
-                )
+                style = f"position:absolute;left:{left}px;top:{top}px"
+                tags.append(f'<img src="{index}.svg" style="{style}" width="{SIDE}" height="{SIDE}">')
             html = Path(folder) / "page.html"
             html.write_text(f'<body style="margin:0;background:transparent">{"".join(tags)}</body>')
             shot = Path(folder) / "page.png"
@@ -106,6 +105,7 @@ def copy_fluent(package: Path, emoji: list[str], out: Path) -> None:
 
 
 def main() -> None:
+    """Make the cut-outs of all three packages."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--fluent", type=Path, required=True, help="unpacked @lobehub/fluent-emoji-3d")
     parser.add_argument("--noto", type=Path, required=True, help="unpacked @iconify-json/noto")

@@ -14,6 +14,7 @@ FRAMES = 6
 
 
 def main() -> None:
+    """Decode the film and save the frames."""
     import av
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -29,6 +29,7 @@ class Cutout:
 
     @property
     def key(self) -> str:
+        """Style and file stem."""
         return f"{self.style}/{self.path.stem}"
 
 

@@ -7,6 +7,7 @@ arXiv 2502.02737) and DINOv2 ViT-S/14 (Apache-2.0, arXiv 2304.07193).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
+    from onnx import TensorProto
 
 LANGUAGE_PREFIX = "model.language_model."
 VISION_PREFIX = "model.vision_tower."
@@ -107,7 +109,7 @@ def read_vision_tower(onnx_path: Path, grid: int) -> dict[str, torch.Tensor]:
             path = node.name.removeprefix("/backbone/").removesuffix("/MatMul").replace("/", ".")
             weights[_vision_name(f"{path}.weight")] = read(node.input[1]).T.contiguous()
 
-    class_position, patch_positions = _position_constants(graph, constants)
+    class_position, patch_positions = _position_constants(constants)
     weights[f"{VISION_PREFIX}embeddings.position_embeddings"] = torch.cat(
         [read(class_position), resize_positions(read(patch_positions), grid)], dim=1
     )
@@ -121,7 +123,7 @@ def _vision_name(name: str) -> str:
     return VISION_PREFIX + name
 
 
-def _position_constants(graph, constants) -> tuple[str, str]:
+def _position_constants(constants: Mapping[str, TensorProto]) -> tuple[str, str]:
     """Names of the class token's position `[1, 1, dim]` and the patches' `[1, 37 * 37, dim]`: also anonymous."""
     shapes = {name: tuple(item.dims) for name, item in constants.items() if name.startswith("onnx::")}
     (class_position,) = [name for name, shape in shapes.items() if len(shape) == 3 and shape[1] == 1]

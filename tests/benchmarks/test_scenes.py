@@ -72,7 +72,8 @@ def test_the_split_is_disjoint_complete_and_keeps_every_name(cutouts):
     train, held_out = split_cutouts(cutouts)
     assert {c.key for c in train}.isdisjoint(c.key for c in held_out)
     assert len(train) + len(held_out) == len(cutouts)
-    assert held_out and {c.name for c in held_out} <= {c.name for c in train} == {c.name for c in cutouts}
+    assert held_out
+    assert {c.name for c in held_out} <= {c.name for c in train} == {c.name for c in cutouts}
 
 
 def test_the_split_does_not_depend_on_where_files_lie_or_their_order(cutouts, pictures, tmp_path):
@@ -91,9 +92,11 @@ def test_one_seed_is_one_scene_and_one_picture(cutouts):
         assert scene == again
     frames, coverage = render(scene, (0.1, 0.9), 64, {})
     frames_again, _ = render(again, (0.1, 0.9), 64, {})
-    assert frames.shape == (2, 64, 64, 3) and frames.dtype == np.uint8
+    assert frames.shape == (2, 64, 64, 3)
+    assert frames.dtype == np.uint8
     assert np.array_equal(frames, frames_again)
-    assert coverage.shape == (2, 2, 8, 8) and 0 <= coverage.min() <= coverage.max() <= 1
+    assert coverage.shape == (2, 2, 8, 8)
+    assert 0 <= coverage.min() <= coverage.max() <= 1
     assert len({compose(seed, cutouts, DRAWN).caption(True) for seed in range(40)}) > 30
 
 
@@ -101,12 +104,14 @@ def test_captions_and_answers_agree_with_the_scene(cutouts):
     for seed in range(60):
         scene = compose(seed, cutouts)
         name, answers = scene.main.cutout.name, scene.answers(moving=True)
-        assert name in scene.caption(True) and scene.place in scene.caption(True)
+        assert name in scene.caption(True)
+        assert scene.place in scene.caption(True)
         assert answers["What is the main object?"].lower() == f"{with_article(name)}."
         assert answers["Which way does it move?"] == MOTIONS[scene.motion][2]
         assert "Which way does it move?" not in scene.answers(moving=False), "a still does not move"
         if scene.other:
-            assert scene.other.cutout.name != name and scene.other.cutout.name in scene.caption(False)
+            assert scene.other.cutout.name != name
+            assert scene.other.cutout.name in scene.caption(False)
 
 
 @pytest.mark.parametrize(("motion", "axis", "sign"), [("right", 1, 1), ("left", 1, -1), ("down", 0, 1), ("up", 0, -1)])
