@@ -21,10 +21,10 @@ class Prices:
 
 @dataclass(frozen=True)
 class Rented:
-    """Devices held for `wall_s` seconds, busy or not: that is what is paid for."""
+    """Devices held for `wall_s` seconds, busy or not: that is what is paid for; `gpus` None = not recorded."""
 
     wall_s: float
-    gpus: float
+    gpus: float | None
     cpus: float
 
 
@@ -42,15 +42,18 @@ class Cost:
     usd: float | None
     per_video_hour_usd: float | None
     per_1000_captions_usd: float | None
-    gpu_hours: float
+    gpu_hours: float | None
     cpu_hours: float
 
 
 def price(rented: Rented, prices: Prices) -> float | None:
-    """Dollars for `rented`; a price that is not set counts as zero unless both are missing."""
-    if not prices.known:
+    """Dollars for `rented`, or None when it cannot be known.
+
+    A price that is not set counts as zero, unless both are missing; a price for an unknown number of GPUs is none.
+    """
+    if not prices.known or (rented.gpus is None and prices.gpu_hour_usd):
         return None
-    hourly = rented.gpus * (prices.gpu_hour_usd or 0.0) + rented.cpus * (prices.cpu_hour_usd or 0.0)
+    hourly = (rented.gpus or 0.0) * (prices.gpu_hour_usd or 0.0) + rented.cpus * (prices.cpu_hour_usd or 0.0)
     return rented.wall_s / HOUR_S * hourly
 
 
@@ -60,16 +63,23 @@ def cost(bills: list[tuple[Rented, Prices]], video_s: float, answers: int) -> Co
     Runs without prices make the sum unknown: a partial sum would look like a low price.
     """
     amounts = [price(rented, prices) for rented, prices in bills]
-    known = [amount for amount in amounts if amount is not None]
-    usd = sum(known) if known and len(known) == len(amounts) else None
+    usd = _total(amounts)
     return Cost(
         usd=usd,
         per_video_hour_usd=_per(usd, video_s / HOUR_S),
         per_1000_captions_usd=_per(usd, answers / 1000),
-        gpu_hours=sum(rented.wall_s * rented.gpus for rented, _ in bills) / HOUR_S,
+        gpu_hours=_total(
+            [None if rented.gpus is None else rented.wall_s / HOUR_S * rented.gpus for rented, _ in bills]
+        ),
         cpu_hours=sum(rented.wall_s * rented.cpus for rented, _ in bills) / HOUR_S,
     )
 
 
 def _per(usd: float | None, amount: float) -> float | None:
     return usd / amount if usd is not None and amount > 0 else None
+
+
+def _total(amounts: list[float | None]) -> float | None:
+    """The sum, or None if a part of it is unknown."""
+    known = [amount for amount in amounts if amount is not None]
+    return sum(known) if known and len(known) == len(amounts) else None

@@ -114,7 +114,7 @@ def rented(run: RunLog) -> Rented:
     settings = run.config.get("run") or {}
     actors = float(settings.get("actors") or 1)
     per_actor = settings.get("gpus_per_actor")
-    asked_gpus = actors * float(per_actor) if isinstance(per_actor, (int, float)) else 0.0
+    asked_gpus = actors * float(per_actor) if isinstance(per_actor, (int, float)) else None  # "auto" says nothing
     asked_cpus = actors * float(settings.get("cpus_per_actor") or 1) + float(settings.get("decode_cpus") or 1)
     gpus, cpus = run.machine.get("gpus"), run.machine.get("cpus")
     return Rented(

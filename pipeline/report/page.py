@@ -41,6 +41,7 @@ def render(metrics: Metrics, samples: list[Sample]) -> str:
     return _template().render(
         m=metrics,
         mood=_mood(metrics),
+        priced=metrics.run is not None and any((metrics.run.config.get("prices") or {}).values()),
         tally=_tally(metrics),
         warnings=_warnings(metrics),
         samples=samples,
