@@ -19,7 +19,7 @@ What is set here and why:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import pyarrow as pa
@@ -116,7 +116,7 @@ def build(units: pa.Table, config: RunConfig, facts: Facts, board: Any, decode: 
     )
 
 
-def stream(dataset: Dataset) -> Iterator[pa.Table]:
+def stream(dataset: Dataset) -> Generator[pa.Table, None, None]:
     """Outcomes as they come."""
     yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=4)
 
@@ -126,5 +126,6 @@ def quiet() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.memory_usage_poll_interval_s = None
     for name in ("ray.data", "ray.data._internal"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -28,9 +28,9 @@ def dead_letters(folder: Folder) -> list[dict[str, Any]]:
     rows = pa.concat_tables(tables).sort_by([("failed_at", "descending")])
     done = read_done(folder.parts("results"), folder.open)
     rows = rows.filter(pc.invert(pc.is_in(rows["unit_id"], value_set=done)))
-    if folder.has_manifest():
-        planned = folder.read_manifest()["unit_id"].combine_chunks()
-        rows = rows.filter(pc.is_in(rows["unit_id"], value_set=planned))
+    manifest = folder.read_manifest()
+    if manifest is not None:
+        rows = rows.filter(pc.is_in(rows["unit_id"], value_set=manifest["unit_id"].combine_chunks()))
     newest = {row["unit_id"]: row for row in reversed(rows.to_pylist())}
     return sorted(
         newest.values(), key=lambda row: (row["stage"], row["error_class"], row["uri"], row["start_s"] or 0.0)

@@ -9,20 +9,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from luvc.errors import ConfigError
+from pipeline import storage
 from pipeline.config import RunConfig
+from pipeline.errors import SourceMissing
 from pipeline.events import EventLog
 
 MANIFEST_FILE = "manifest/manifest.parquet"
-PROBE_FILE = ".writable"
-
-
-class OutputError(ConfigError):
-    """The output folder cannot be written."""
 
 
 class Folder:
@@ -30,112 +25,79 @@ class Folder:
 
     Args:
         root: its URL.
-        storage: options for fsspec.
+        options: for fsspec.
     """
 
-    def __init__(self, root: str, storage: dict[str, Any]) -> None:
-        self._url = root.rstrip("/")
-        self._fs, self._root = fsspec.core.url_to_fs(self._url, use_listings_cache=False, **storage)
+    def __init__(self, root: str, options: dict[str, Any] | None = None) -> None:
+        self._root = root.rstrip("/") or "/"
+        self._options = options or {}
 
     @staticmethod
     def of(config: RunConfig) -> Folder:
         return Folder(config.output.path, config.output.storage)
 
     def url(self, path: str) -> str:
-        return posixpath.join(self._url, path)
-
-    @property
-    def local(self) -> Path | None:
-        """The folder on this machine's disk, or None."""
-        return Path(self._root) if "file" in _protocols(self._fs) else None
+        return storage.join(self._root, path)
 
     @contextmanager
     def writable(self) -> Iterator[None]:
-        """Check that files can be written here; a folder that is still empty at the end is removed again.
+        """Check that files can be written here; folders that are made and stay empty are removed at the end.
 
         Raises:
             OutputError: it cannot be written.
         """
-        new = self._missing_folders()
-        try:
-            self.write(PROBE_FILE, b"")
-            self.remove(PROBE_FILE)
-        except Exception as error:
-            self._remove_empty(new)
-            raise OutputError(
-                f"output.path {self._url} cannot be written: {type(error).__name__}: {error}",
-                "check the path, its permissions and output.storage",
-            ) from error
+        storage.check_writable(self._root, self._options)
+        made = []
+        if storage.is_local(self._root):
+            root = Path(self._root.removeprefix("file://"))
+            made = [folder for folder in (root, *root.parents) if not folder.exists()]
         try:
             yield
         finally:
-            self._remove_empty(new)
+            with suppress(OSError):
+                for folder in made:
+                    folder.rmdir()
 
     def write(self, path: str, data: bytes) -> None:
-        """Write a whole file, or nothing."""
-        from pipeline.storage import write_atomic
-
-        write_atomic(self.url(path), data)
+        """Write a whole file, or nothing. Raises OutputError or StorageError."""
+        storage.write_atomic(self.url(path), data, self._options)
 
     def read(self, path: str) -> bytes | None:
         """The file's bytes; None if there is none."""
         try:
-            return self._fs.cat_file(self._full(path))
-        except FileNotFoundError:
+            return storage.read_bytes(self.url(path), self._options)
+        except SourceMissing:
             return None
 
     def remove(self, path: str) -> None:
+        """Remove a file, if it is there."""
+        fs, full = storage.filesystem(self.url(path), self._options)
         with suppress(FileNotFoundError):
-            self._fs.rm_file(self._full(path))
+            storage.retry(lambda: fs.rm_file(full))
 
     def parts(self, folder: str) -> list[str]:
-        """Part files below a folder, whole ones only, sorted."""
-        self._fs.invalidate_cache()
-        try:
-            found = self._fs.find(self._full(folder))
-        except FileNotFoundError:
-            return []
-        return sorted(
-            path for path in found if posixpath.basename(path).startswith("part-") and path.endswith(".parquet")
-        )
+        """URLs of the part files below a folder, sorted; what a killed writer left behind is not among them."""
+        urls = [info.url for info in storage.list_files(self.url(folder), self._options)]
+        return [url for url in urls if posixpath.basename(url).startswith("part-") and url.endswith(".parquet")]
 
-    def open(self, path: str) -> IO[bytes]:
-        """A file of `parts`, for reading."""
-        return self._fs.open(path, "rb")
+    def open(self, url: str) -> IO[bytes]:
+        """One of `parts`, for reading."""
+        return storage.open_read(url, self._options)
 
-    def has_manifest(self) -> bool:
-        return bool(self._fs.exists(self._full(MANIFEST_FILE)))
-
-    def read_manifest(self) -> pa.Table:
-        with self.open(self._full(MANIFEST_FILE)) as file:
-            return pq.read_table(file)
+    def read_manifest(self) -> pa.Table | None:
+        """The manifest; None if there is none."""
+        data = self.read(MANIFEST_FILE)
+        return None if data is None else pq.read_table(io.BytesIO(data))
 
     def write_manifest(self, table: pa.Table) -> None:
+        """Replace the manifest."""
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
         self.write(MANIFEST_FILE, buffer.getvalue())
 
     def event_log(self, run_id: str) -> EventLog:
-        path = f"runs/{run_id}/events.jsonl"
-        if self.local:
-            return EventLog(run_id, path=self.local / path)
-        return EventLog(run_id, put=lambda data: self.write(path, data))
-
-    def _full(self, path: str) -> str:
-        return posixpath.join(self._root, path)
-
-    def _missing_folders(self) -> list[Path]:
-        """Folders that a first write will make, innermost first."""
-        if not self.local:
-            return []
-        return [folder for folder in (self.local, *self.local.parents) if not folder.exists()]
-
-    @staticmethod
-    def _remove_empty(folders: list[Path]) -> None:
-        with suppress(OSError):
-            for folder in folders:
-                folder.rmdir()
-
-
-def _protocols(fs: Any) -> tuple[str, ...]:
-    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+        """The log of a run below this folder."""
+        url = self.url(f"runs/{run_id}/events.jsonl")
+        if storage.is_local(url):
+            return EventLog(run_id, path=Path(url.removeprefix("file://")))
+        return EventLog(run_id, put=lambda data: storage.write_atomic(url, data, self._options))

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from luvc.errors import LuvcError
 from pipeline.config import RunConfig
+from pipeline.errors import OutputError
 from pipeline.run import cluster
 from pipeline.run.folder import Folder
 from pipeline.run.lease import Lease
@@ -97,7 +98,7 @@ def run(
         if not work:
             hint = "; --retry-failed tries failed units again" if counts["failed"] else ""
             say(f"nothing to do: {counts['done']} done, {counts['failed']} failed{hint}")
-            return RunOutcome("nothing_to_do", **counts)
+            return RunOutcome("nothing_to_do", counts["planned"], counts["done"], counts["failed"], counts["pending"])
         units = manifest.append_column("tried", ledger.attempts).filter(mask).select(UNIT.names)
         return _Job(config, run_id, folder, lease, ledger, units, retry_failed, verbose, say).execute()
 
@@ -117,8 +118,9 @@ def read_ledger(folder: Folder, planned: pa.Array | pa.ChunkedArray) -> Ledger:
 def _manifest(config: RunConfig, folder: Folder, replan: bool, say: Callable[[str], None]) -> pa.Table:
     from pipeline.plan import plan
 
-    if not replan and folder.has_manifest():
-        return folder.read_manifest()
+    kept = None if replan else folder.read_manifest()
+    if kept is not None:
+        return kept
     planned = plan(config)
     say(f"planned {planned.table.num_rows} units")
     folder.write_manifest(planned.table)
@@ -178,10 +180,14 @@ class _Job:
         try:
             with cluster.connected(self._config, self._verbose):
                 self._stream()
+            self._sink.flush()
             if self._tally.left:
                 outcome = "interrupted"
             else:
                 outcome = "some_failed" if self._tally.heartbeat()["failed"] else "done"
+        except OutputError as error:
+            # It could be written when the run began, so the configuration is not to blame.
+            raise RunAborted(error.message, f"{error.hint}; what is written stays, run again to continue") from error
         finally:
             ended = self._finish(outcome)
         return ended

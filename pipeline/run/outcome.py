@@ -89,8 +89,11 @@ def _one_binary(frames: np.ndarray | None) -> pa.Array:
 
 def frames_of(table: pa.Table, index: int) -> np.ndarray:
     """The frames of one row, `[frames, height, width, 3]` uint8, read-only, without a copy."""
-    data = table["frames_rgb"][index].as_buffer()
-    return np.frombuffer(data, np.uint8).reshape(table["shape"][index].as_py())
+    # Through the buffers: an Arrow scalar of binary type is a copy.
+    value = table["frames_rgb"].slice(index, 1).chunk(0)
+    _, offsets, data = value.buffers()
+    start, end = np.frombuffer(offsets, np.int64)[value.offset : value.offset + 2]
+    return np.frombuffer(data, np.uint8)[start:end].reshape(table["shape"][index].as_py())
 
 
 def request_of(unit: Mapping[str, Any], video: np.ndarray, max_new_tokens: int) -> Request:

@@ -51,7 +51,7 @@ class Tally:
         self._done_before = done
         self._failed_before = failed
         self._clock = clock
-        self._recent: deque[tuple[float, int]] = deque([(clock(), 0)])
+        self._recent: deque[tuple[float, int]] = deque()
         self.done = 0
         self.failed = 0
         self._busy_s: dict[str, float] = dict.fromkeys(("video_decode", *ENGINE_STAGES, "sink"), 0.0)
@@ -83,10 +83,12 @@ class Tally:
 
     @property
     def videos_per_s(self) -> float:
-        """Units finished a second, lately."""
+        """Units finished a second, lately; starting workers and loading a model does not count."""
         now = self._clock()
         while len(self._recent) > 2 and self._recent[1][0] <= now - WINDOW_S:
             self._recent.popleft()
+        if not self._recent:
+            return 0.0
         since, count = self._recent[0]
         return (self.done + self.failed - count) / (now - since) if now > since else 0.0
 

@@ -1,0 +1,134 @@
+"""One run at a time: alive, dead, silent and stolen leases; no clock is compared with another."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.run.lease import FILE, RENEW_S, STALE_S, Lease, OutputBusy, Process
+
+
+class Files(dict):
+    def read(self, path):
+        return self.get(path)
+
+    def write(self, path, data):
+        self[path] = data
+
+    def remove(self, path):
+        self.pop(path, None)
+
+
+class Time:
+    def __init__(self):
+        self.now, self.on_sleep = 0.0, lambda: None
+
+    def clock(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+        self.on_sleep()
+
+
+ELSEWHERE = Process("another-machine", 7, "1")
+
+
+@pytest.fixture
+def files():
+    return Files()
+
+
+@pytest.fixture
+def time():
+    return Time()
+
+
+def lease(files, time, run_id, process=None):
+    return Lease(files, run_id, clock=time.clock, sleep=time.sleep, process=process)
+
+
+def test_one_after_the_other(files, time):
+    for run_id in ("a", "b"):
+        mine = lease(files, time, run_id)
+        mine.acquire()
+        assert FILE in files
+        mine.release()
+        assert FILE not in files
+
+
+def test_a_live_holder_on_this_machine_is_seen_at_once(files, time):
+    lease(files, time, "a").acquire()
+    before = time.now
+    with pytest.raises(OutputBusy, match=f"run \\(a, process {os.getpid()}"):
+        lease(files, time, "b").acquire()
+    assert time.now == before
+
+
+def test_a_dead_holder_on_this_machine_is_seen_at_once(files, time):
+    child = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from pipeline.run.lease import Process as P; p = P.this(); print(p.host, p.pid, p.started)",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    host, pid, started = child.stdout.split()
+    lease(files, time, "a", Process(host, int(pid), started)).acquire()
+    before = time.now
+    lease(files, time, "b").acquire()
+    assert time.now - before < 1
+
+
+def test_a_number_that_another_process_now_has_is_a_dead_holder(files, time):
+    lease(files, time, "a", Process(Process.this().host, os.getpid(), "0")).acquire()
+    lease(files, time, "b").acquire()
+
+
+def test_a_live_holder_elsewhere_is_seen_when_it_renews(files, time):
+    other = lease(files, time, "a", ELSEWHERE)
+    other.acquire()
+    time.on_sleep = other.renew
+    before = time.now
+    with pytest.raises(OutputBusy, match="another-machine"):
+        lease(files, time, "b").acquire()
+    assert time.now - before <= RENEW_S + STALE_S / 20 + 1
+
+
+def test_a_silent_holder_elsewhere_loses_it(files, time):
+    lease(files, time, "a", ELSEWHERE).acquire()
+    before = time.now
+    mine = lease(files, time, "b")
+    mine.acquire()
+    assert STALE_S <= time.now - before <= STALE_S + 5
+    time.now += RENEW_S
+    mine.renew()
+
+
+def test_a_holder_that_was_suspended_notices(files, time):
+    slow = lease(files, time, "a", ELSEWHERE)
+    slow.acquire()
+    lease(files, time, "b").acquire()
+    time.now += RENEW_S
+    with pytest.raises(OutputBusy):
+        slow.renew()
+    slow.release()
+    assert b'"b"' in files[FILE]
+
+
+def test_two_at_the_same_moment(files, time):
+    first, second = lease(files, time, "a"), lease(files, time, "b", ELSEWHERE)
+    time.on_sleep = lambda: (setattr(time, "on_sleep", lambda: None), second._write())
+    with pytest.raises(OutputBusy):
+        first.acquire()
+
+
+def test_rubbish_in_the_file_is_no_lease(files, time):
+    files[FILE] = b"{ half a line"
+    lease(files, time, "a").acquire()

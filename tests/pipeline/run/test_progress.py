@@ -1,0 +1,106 @@
+"""Accounting with a clock of our own: counts, speed, ETA, heartbeat, and which stage stands still."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from pipeline.run.board import Snapshot
+from pipeline.run.outcome import failure_table, outcomes, result_table
+from pipeline.run.progress import WINDOW_S, Display, NoProgress, NoProgressGuard, Tally, duration, line, stuck_stage
+from tests.pipeline.run.test_sink import Clock, outcome
+
+
+def finish(tally, *units, worker="w", starved_s=1.0):
+    rows = [
+        outcome(f"u{i}", prompts) | {"video_decode_s": 0.25, "worker": worker, "busy_s": 2.0, "starved_s": starved_s}
+        for i, prompts in enumerate(units)
+    ]
+    table = outcomes(rows)
+    tally.add(table, result_table(table), failure_table(table))
+
+
+def test_counts_speed_and_eta():
+    clock = Clock()
+    tally = Tally(work=10, done=5, failed=1, clock=clock)
+    assert (tally.videos_per_s, tally.eta_s) == (0.0, None)
+    clock.now = 100
+    finish(tally, 1)
+    clock.now = 102
+    finish(tally, 2, 0, 1, 1)
+    assert (tally.done, tally.failed, tally.left) == (4, 1, 5)
+    assert tally.videos_per_s == 2.0
+    assert tally.eta_s == 2.5
+
+
+def test_speed_follows_a_change():
+    clock = Clock()
+    tally = Tally(work=10_000, done=0, failed=0, clock=clock)
+    for _ in range(300):
+        clock.now += 1
+        finish(tally, 1, 1)
+    assert tally.videos_per_s == pytest.approx(2.0)
+    for _ in range(int(WINDOW_S) + 1):
+        clock.now += 1
+        finish(tally, 1)
+    assert tally.videos_per_s == pytest.approx(1.0, rel=0.05)
+    clock.now += 10 * WINDOW_S
+    assert tally.videos_per_s < 0.1
+
+
+def test_heartbeat_sums_stages_and_workers():
+    tally = Tally(work=10, done=5, failed=1, clock=Clock())
+    finish(tally, 2, 0, worker="a", starved_s=1.0)
+    finish(tally, 1, worker="a", starved_s=3.0)
+    finish(tally, 1, worker="b", starved_s=0.5)
+    tally.wrote(units=3, seconds=0.125)
+    beat = tally.heartbeat()
+    assert (beat["done"], beat["failed"], beat["left"]) == (8, 2, 6)
+    assert beat["stage"]["video_decode"] == {"busy_s": 1.0, "units": 4}
+    assert beat["stage"]["encode"] == {"busy_s": 1.2, "units": 3, "starved_s": 3.5}
+    assert beat["stage"]["sink"] == {"busy_s": 0.125, "units": 3}
+    assert line(beat).startswith("8 done, 2 failed, 6 left")
+
+
+def test_guard_names_the_stage():
+    clock = Clock()
+    guard = NoProgressGuard(60, clock)
+    stuck = Snapshot(started={"answer": 1}, in_flight={"answer": 3, "video_decode": 2})
+    guard.check(0, stuck)
+    clock.now = 59
+    guard.check(0, stuck)
+    clock.now = 60
+    with pytest.raises(NoProgress, match="'answer' with 3 units in flight") as caught:
+        guard.check(0, stuck)
+    assert "GPU" in caught.value.hint
+
+
+def test_any_movement_resets_the_guard():
+    clock = Clock()
+    guard = NoProgressGuard(60, clock)
+    for step in range(10):
+        clock.now += 50
+        guard.check(step // 2, Snapshot(started={"video_decode": (step + 1) // 2}))
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "stage"),
+    [({}, "start"), ({"video_decode": 1}, "video_decode"), ({"video_decode": 1, "answer": 1}, "answer")],
+)
+def test_stuck_stage(in_flight, stage):
+    assert stuck_stage(in_flight) == stage
+
+
+def test_display_prints_lines_when_not_on_a_terminal():
+    stream = io.StringIO()
+    display = Display(10, stream)
+    tally = Tally(10, 0, 0, Clock())
+    display.update(tally)
+    display.heartbeat(tally.heartbeat())
+    display.close()
+    assert stream.getvalue() == "0 done, 0 failed, 10 left, 0.00 videos/s, ETA ?\n"
+
+
+def test_duration():
+    assert [duration(s) for s in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
