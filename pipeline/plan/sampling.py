@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -11,6 +12,8 @@ from pipeline.section import Section
 
 DEFAULT_FRAMES = 8
 DEFAULT_MAX_FRAMES = 64
+#: Where a container has no index of key frames, one is assumed in so many seconds.
+_KEY_FRAME_INTERVAL_S = 2.0
 
 
 class Sampling(Section):
@@ -46,3 +49,47 @@ class Sampling(Section):
         if self.mode == "fps" and self.fps is None:
             raise ValueError("mode fps needs fps")
         return self
+
+
+def sample_times(
+    from_s: float, to_s: float, sampling: Sampling, fps: float | None = None, key_frames_s: Sequence[float] = ()
+) -> tuple[float, ...]:
+    """Times of the frames of one clip, rising, seconds from the start of the video.
+
+    The clip is divided into equal segments and each is looked at in its centre, so no frame stands for more of the
+    clip than another. A clip with fewer frames than were asked for gives no more than it has.
+
+    Args:
+        from_s, to_s: the clip.
+        sampling: what to look at.
+        fps: frame rate of the video, if known.
+        key_frames_s: times of all key frames of the video, if known (key_frames).
+    """
+    length_s = to_s - from_s
+    if sampling.mode == "key_frames":
+        inside = [time for time in key_frames_s if from_s <= time < to_s]
+        if inside:
+            return tuple(_spread(inside, sampling.max_frames))
+        return _centres(from_s, to_s, _limited(length_s / _KEY_FRAME_INTERVAL_S, sampling.max_frames))
+    wanted = float(sampling.frames or DEFAULT_FRAMES) if sampling.mode == "count" else length_s * (sampling.fps or 1.0)
+    count = _limited(wanted, sampling.max_frames)
+    if fps:
+        count = min(count, max(1, math.ceil(length_s * fps - 1e-6)))
+    return _centres(from_s, to_s, count)
+
+
+def _limited(wanted: float, limit: int | None) -> int:
+    count = max(1, round(wanted))
+    return count if limit is None else min(count, limit)
+
+
+def _centres(from_s: float, to_s: float, count: int) -> tuple[float, ...]:
+    segment_s = (to_s - from_s) / count
+    return tuple(round(from_s + (index + 0.5) * segment_s, 6) for index in range(count))
+
+
+def _spread(times: list[float], limit: int | None) -> list[float]:
+    """At most `limit` of the times, evenly spread over their order."""
+    if limit is None or len(times) <= limit:
+        return times
+    return [times[int((index + 0.5) * len(times) / limit)] for index in range(limit)]

@@ -1,10 +1,26 @@
-"""Where videos come from."""
+"""Lists what to plan: files of a directory or glob, one file, or the rows of an input manifest.
+
+Opens no video. Order is deterministic: sorted names, or the order of a manifest's rows.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
 from pydantic import Field
 
+from luvc.errors import ConfigError, LuvcError
+from pipeline.errors import SourceMissing
+from pipeline.plan.prompts import Prompt
 from pipeline.section import Section, StorageOptions, Url
+from pipeline.storage import FileInfo, is_glob, list_files, stat
+
+#: What counts as a video in a directory. A glob or a manifest names its files itself.
+VIDEO_EXTENSIONS = frozenset(
+    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .flv .wmv .asf .ogv .ogg .3gp .3g2 .mxf .vob .f4v".split()
+)
 
 
 class InputSource(Section):
@@ -19,3 +35,76 @@ class InputSource(Section):
     path: Url
     recursive: bool = True
     storage: StorageOptions = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One video, or part of one, to plan.
+
+    Attributes:
+        uri: local path or URL.
+        file: size and version, where the listing told them.
+        item_id: the user's own id.
+        start_s, end_s: part of the video; None = its own beginning or end.
+        prompts: instead of the configuration's; None = those.
+        storage: options for fsspec.
+    """
+
+    uri: str
+    file: FileInfo | None = None
+    item_id: str | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+    prompts: tuple[Prompt, ...] | None = None
+    storage: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+def list_items(source: InputSource, key: str = "inputs") -> Iterator[Item]:
+    """Items of one source.
+
+    Args:
+        source: where to look.
+        key: full name of the configuration's entry, for messages.
+
+    Raises:
+        ConfigError: nothing there, no video among the files, or a bad row in a manifest.
+    """
+    from pipeline.plan.item_files import MANIFEST_READERS, read_items
+
+    path, options = source.path, source.storage
+    if _extension(path) in MANIFEST_READERS and not is_glob(path):
+        yield from read_items(path, options, key)
+        return
+    single = _stat_or_none(path, source, key)
+    if single is not None:
+        yield Item(path, single, storage=options)
+        return
+    try:
+        files = list_files(path, options, source.recursive)
+    except Exception as error:
+        raise ConfigError(f"{key}.path: {path} cannot be listed: {type(error).__name__}: {error}") from error
+    if not files:
+        raise ConfigError(f"{key}.path: {path}: no such file, folder or match", "check the path; nothing was planned")
+    videos = files if is_glob(path) else [file for file in files if _extension(file.url) in VIDEO_EXTENSIONS]
+    if not videos:
+        raise ConfigError(
+            f"{key}.path: {path} holds {len(files)} files, none with a video's extension",
+            f"name them by a glob such as {path.rstrip('/')}/* if they are videos",
+        )
+    for file in videos:
+        yield Item(file.url, file, storage=options)
+
+
+def _stat_or_none(path: str, source: InputSource, key: str) -> FileInfo | None:
+    """The file at `path`; None if it is a folder, a glob or nothing."""
+    try:
+        return stat(path, source.storage)
+    except SourceMissing:
+        return None
+    except LuvcError as error:
+        raise ConfigError(f"{key}.path: {error.message}", error.hint) from error
+
+
+def _extension(path: str) -> str:
+    name = path.rsplit("/", 1)[-1]
+    return "." + name.rsplit(".", 1)[-1].lower() if "." in name else ""

@@ -1,0 +1,186 @@
+"""Configuration in, manifest out: list, probe, cut, sample, size, name.
+
+What is wrong with one video becomes its row's error; only a configuration that plans nothing at all is raised.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from luvc.errors import LuvcError
+from pipeline.plan.clips import Span, cut
+from pipeline.plan.identity import UnitNamer
+from pipeline.plan.manifest import Summary, build_table, summarise
+from pipeline.plan.probe import Probe, ProbeTask, probe, probe_all
+from pipeline.plan.prompts import Prompt
+from pipeline.plan.sampling import sample_times
+from pipeline.plan.sizing import Sizer
+from pipeline.plan.sources import Item, list_items
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+
+#: Local headers are bound by the CPU, remote ones by waiting.
+LOCAL_THREADS = min(8, (os.cpu_count() or 2) * 2)
+REMOTE_THREADS = 32
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A manifest (`pipeline.schemas.MANIFEST`) and its figures."""
+
+    table: pa.Table
+    summary: Summary
+
+
+def plan(config: RunConfig, progress: Callable[[int, int], None] | None = None) -> Plan:
+    """Plan all units of a run. Reads headers, writes nothing.
+
+    Args:
+        config: of the run.
+        progress: called now and then with (videos probed, videos).
+
+    Raises:
+        ConfigError: an input with nothing in it, or a bad input manifest.
+        ModelError: the model's `config.json` cannot be had or is not supported.
+    """
+    planner = Planner.of(config)
+    items = [item for index, source in enumerate(config.inputs) for item in list_items(source, key=f"inputs.{index}")]
+    probes = _probe_files(items, config.sampling.mode == "key_frames", progress)
+    rows = [row for item in items for row in planner.rows(item, probes[item.uri])]
+    table = build_table(rows, config.output.thumbnails)
+    return Plan(table, summarise(table, duplicates=len(rows) - table.num_rows))
+
+
+def _probe_files(
+    items: list[Item], key_frames: bool, progress: Callable[[int, int], None] | None
+) -> dict[str, Probe | LuvcError]:
+    """Each file once, however many clips of it are asked for."""
+    tasks = list({item.uri: ProbeTask(item.uri, item.file, item.storage) for item in items}.values())
+    threads = REMOTE_THREADS if any("://" in task.url for task in tasks) else LOCAL_THREADS
+    found = probe_all(tasks, lambda task: probe(task, key_frames), threads, progress=progress)
+    return {task.url: result for task, result in zip(tasks, found, strict=True)}
+
+
+class Planner:
+    """Turns one item and its probe into manifest rows. Pure.
+
+    Args:
+        config: of the run.
+        sizer: counts for its model.
+    """
+
+    def __init__(self, config: RunConfig, sizer: Sizer) -> None:
+        self._config = config
+        self._sizer = sizer
+        self._namer = UnitNamer(
+            {
+                "model": [config.model.id, config.model.revision],
+                "generation": config.generation.model_dump(),
+                "compression": config.compression.as_mapping(),
+            }
+        )
+
+    @staticmethod
+    def of(config: RunConfig) -> Planner:
+        """Reads the model's `config.json`. Raises ModelError."""
+        sizer = Sizer.of_model(
+            config.model.id,
+            config.model.revision,
+            config.compression,
+            config.generation.max_new_tokens,
+            config.decode.max_frame_tokens,
+            element_bytes=4 if config.model.dtype == "float32" else 2,
+        )
+        return Planner(config, sizer)
+
+    def rows(self, item: Item, probed: Probe | LuvcError) -> Iterator[dict[str, Any]]:
+        """Rows of one item: one for each clip, or one that says why there is none."""
+        prompts = item.prompts or self._config.prompts
+        if isinstance(probed, LuvcError):
+            yield self._error_row(item, prompts, probed, item.file.version if item.file else None)
+            return
+        try:
+            spans = cut(probed.duration_s, self._config.clips, item.start_s, item.end_s)
+        except LuvcError as error:
+            yield self._error_row(item, prompts, error, probed.file.version, _probe_columns(probed))
+            return
+        for span in spans:
+            yield self._unit_row(item, prompts, probed, span)
+
+    def _unit_row(self, item: Item, prompts: tuple[Prompt, ...], probed: Probe, span: Span) -> dict[str, Any]:
+        sampling = self._config.sampling
+        times = sample_times(span.from_s, span.to_s, sampling, probed.fps, probed.key_frames_s)
+        columns = {**_probe_columns(probed), "duration_s": span.length_s}
+        try:
+            size = self._sizer.size(probed.height_px, probed.width_px, len(times), [one.text for one in prompts])
+        except LuvcError as error:
+            columns |= {"start_s": span.start_s, "end_s": span.end_s, "frames": len(times)}
+            return self._error_row(item, prompts, error, probed.file.version, columns)
+        key_frames_only = sampling.mode == "key_frames"
+        unit_id = self._namer.unit_id(
+            item.uri,
+            probed.file.version,
+            (span.start_s, span.end_s),
+            times,
+            key_frames_only,
+            (size.frame_height_px, size.frame_width_px),
+            prompts,
+        )
+        return {
+            "unit_id": unit_id,
+            "item_id": item.item_id,
+            "uri": item.uri,
+            "start_s": span.start_s,
+            "end_s": span.end_s,
+            **columns,
+            "timestamps_s": times,
+            "key_frames_only": key_frames_only,
+            "prompts": _prompt_columns(prompts),
+            "frames": len(times),
+            **vars(size),
+        }
+
+    def _error_row(
+        self,
+        item: Item,
+        prompts: tuple[Prompt, ...],
+        error: LuvcError,
+        version: str | None,
+        columns: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        columns = {"start_s": item.start_s, "end_s": item.end_s, **(columns or {})}
+        span = (columns["start_s"], columns["end_s"])
+        return {
+            "unit_id": self._namer.unit_id(item.uri, version, span, (), False, None, prompts),
+            "item_id": item.item_id,
+            "uri": item.uri,
+            "etag": version,
+            "size_bytes": item.file.size_bytes if item.file else None,
+            **columns,
+            "prompts": _prompt_columns(prompts),
+            "error_class": type(error).__name__,
+            "error_message": error.message,
+            "error_hint": error.hint,
+        }
+
+
+def _probe_columns(probed: Probe) -> dict[str, Any]:
+    return {
+        "etag": probed.file.version,
+        "size_bytes": probed.file.size_bytes,
+        "width_px": probed.width_px,
+        "height_px": probed.height_px,
+        "rotation_deg": probed.rotation_deg,
+        "fps": probed.fps,
+        "codec": probed.codec,
+    }
+
+
+def _prompt_columns(prompts: tuple[Prompt, ...]) -> list[dict[str, str]]:
+    return [{"prompt_id": prompt.prompt_id, "text": prompt.text} for prompt in prompts]
