@@ -157,10 +157,10 @@ class Engine:
         if request.video is not None:
             frames = to_tensor(request.video, request.id)
             family = family_of({"model_type": self.model_config.family})
-            count, *size = frames.shape[:3]
-            if not family.fits(self.model_config, *size):
-                size = family.frame_size(self.model_config, *size, count)
-            grid = family.grid(self.model_config, count, *size)
+            count, height, width = frames.shape[:3]
+            if not family.fits(self.model_config, height, width):
+                height, width = family.frame_size(self.model_config, height, width, count)
+            grid = family.grid(self.model_config, count, height, width)
             if request.image and frames.shape[0] != 1:
                 raise RequestError(f"request {request.id!r}: an image has one frame, not {frames.shape[0]}")
         plan = schedule(self.model_config, grid, self.compression)
