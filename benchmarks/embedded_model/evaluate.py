@@ -108,6 +108,18 @@ def evaluate_set(
     return {"clips": bank.count, "tokens_per_frame": per_frame, **figures, "samples": samples[:SAMPLES]}
 
 
+def table(results: dict[str, Any]) -> str:
+    """The figures as a Markdown table, for the README."""
+    keys = ("caption_preferred", "object_named", "object_in_caption", "motion_right", "background_right")
+    lines = ["| set | tokens a frame | clips | " + " | ".join(key.replace("_", " ") for key in keys) + " |"]
+    lines.append("|---" * (3 + len(keys)) + "|")
+    for name, poolings in results["sets"].items():
+        for row in poolings.values():
+            cells = [name.replace("_", " "), str(row["tokens_per_frame"]), str(row["clips"])]
+            lines.append("| " + " | ".join(cells + [f"{row[key]:.0%}" for key in keys]) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Evaluate one trained part and print, or write, `results.json`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -152,10 +164,9 @@ def main() -> None:
             )
             for label, window in WINDOWS.items()
         }
-    text = json.dumps(results, indent=2, ensure_ascii=False)
-    print(text)
+    print(table(results))
     if args.out:
-        args.out.write_text(text + "\n")
+        args.out.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -33,24 +33,6 @@ class Cutout:
         return f"{self.style}/{self.path.stem}"
 
 
-def clean_name(description: str) -> str:
-    """The noun phrase of a stamp's description: `A “Fuji” apple.` -> `fuji apple`."""
-    first = description.strip().splitlines()[0] if description.strip() else ""
-    plain = first.split("(")[0].strip().rstrip(".!").replace("“", "").replace("”", "").lower()
-    for article in ("a ", "an ", "the ", "some ", "a pair of "):
-        plain = plain.removeprefix(article)
-    return plain.strip()
-
-
-def read_descriptions(folder: Path) -> dict[str, str]:
-    """Every stamp of the package: picture's file stem -> cleaned description, for choosing names."""
-    return {
-        text.stem: clean_name(text.read_text(encoding="utf-8", errors="replace"))
-        for text in sorted(folder.rglob("*.txt"))
-        if text.with_suffix(".png").is_file()
-    }
-
-
 def find_cutouts(
     stamps: Path | None, emoji: Path | None, names: Iterable[ObjectName] | None = None
 ) -> tuple[Cutout, ...]:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from benchmarks.scenes.compose import BACKGROUNDS, MOTIONS, TEXTURED, compose
 from benchmarks.scenes.rasterise import codepoints, spelling
 from benchmarks.scenes.render import load_textures, render, write_mp4
-from benchmarks.scenes.stamps import clean_name, find_cutouts, read_descriptions, split_cutouts
+from benchmarks.scenes.stamps import find_cutouts, split_cutouts
 from benchmarks.scenes.vocabulary import read_table, with_article
 
 DRAWN = tuple(kind for kind in BACKGROUNDS if kind not in TEXTURED)
@@ -33,7 +33,6 @@ def pictures(tmp_path_factory):
         colour = (20 * number % 256, 200 - 10 * number, 90)
         for stem in entry.stamps:
             draw_picture(root / "stamps" / "animals" / f"{stem}.png", colour)
-            (root / "stamps" / "animals" / f"{stem}.txt").write_text(f"A {entry.name}.\nfr.utf8=Un animal.\n")
         for style in STYLES:
             for char in entry.emoji:
                 draw_picture(root / "emoji" / style / f"{codepoints(char)}.png", colour)
@@ -54,12 +53,6 @@ def test_every_name_is_usable_once():
         "a unicorn",
         "some grapes",
     )
-
-
-def test_descriptions_become_names(pictures):
-    assert clean_name("A “Fuji” apple.\nfr.utf8=Une pomme.") == "fuji apple"
-    assert clean_name("An albino peahen (a female peafowl).") == "albino peahen"
-    assert read_descriptions(pictures[0])["rabbit"] == "rabbit"
 
 
 def test_packages_that_spell_an_emoji_differently_are_found():

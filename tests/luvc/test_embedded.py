@@ -16,6 +16,8 @@ import torch
 from safetensors import safe_open
 
 import luvc.embedded
+from benchmarks.embedded_model.data import Prompter
+from benchmarks.embedded_model.describe import answer, read_frames
 from luvc.embedded import assembly as assembling
 from luvc.embedded import towers
 from luvc.errors import ModelError
@@ -228,33 +230,19 @@ def test_the_chat_template_and_internvls_processor_give_the_documented_prompt(fo
 def test_the_language_model_still_talks(model, tokenizer):
     question = [{"role": "user", "content": "What is the capital of France?"}]
     ids = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    answer = model.generate(**ids, max_new_tokens=16)[0, ids["input_ids"].shape[1] :]
-    assert "Paris" in tokenizer.decode(answer)
-    assert answer[-1] == tokenizer.eos_token_id
-
-
-def describe(model, tokenizer, path: Path) -> str:
-    """The greedy caption of a clip, by transformers alone."""
-    import av
-
-    with av.open(str(path)) as container:
-        decoded = list(container.decode(video=0))
-    picked = [decoded[int((index + 0.5) * len(decoded) / FRAMES)] for index in range(FRAMES)]
-    pixels = np.stack([frame.reformat(224, 224, "rgb24", interpolation="BICUBIC").to_ndarray() for frame in picked])
-    settings = json.loads((Path(model.config._name_or_path) / "preprocessor_config.json").read_text())
-    mean, std = np.array(settings["image_mean"]), np.array(settings["image_std"])
-    values = torch.from_numpy((pixels / 255 - mean) / std).permute(0, 3, 1, 2).float()
-    shown = "\n".join(f"Frame{index + 1}: <img>{'<IMG_CONTEXT>' * 64}</img>" for index in range(FRAMES))
-    prompt = f"<|im_start|>user\n{shown}\nDescribe this video.<|im_end|>\n<|im_start|>assistant\n"
-    ids = tokenizer(prompt, return_tensors="pt")
-    out = model.generate(**ids, pixel_values=values, max_new_tokens=24)
-    return tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+    said = model.generate(**ids, max_new_tokens=16)[0, ids["input_ids"].shape[1] :]
+    assert "Paris" in tokenizer.decode(said)
+    assert said[-1] == tokenizer.eos_token_id
 
 
 @needs_weights
 def test_captions_differ_from_clip_to_clip(model, tokenizer):
     names = ("carphone_pristine", "dog_on_grass", "rocket_at_night", "car_by_a_wall")
-    captions = {name: describe(model, tokenizer, EXAMPLES / f"{name}.mp4") for name in names}
+    prompter = Prompter(tokenizer)
+    captions = {
+        name: answer(model, prompter, read_frames(EXAMPLES / f"{name}.mp4", FRAMES), "Describe this video.")
+        for name in names
+    }
     assert len(set(captions.values())) == len(names), captions
     assert all(caption.endswith(".") and len(caption.split()) > 3 for caption in captions.values()), captions
 
