@@ -15,6 +15,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,18 +146,20 @@ def build(folder: Path | None = None, trained: Path = TRAINED_PATH) -> Path:
         trained: the trained part.
 
     Raises:
-        ModelError: a weight package is missing or altered, or `folder` holds something else.
+        ModelError: a weight package is missing or altered, the folder cannot be written or holds something else.
     """
     key = fingerprint(trained)
     target = Path(folder) if folder is not None else cache_root() / f"{MODEL_NAME}-{key[:16]}"
     if _key_of(target) == key:
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
-    aside.mkdir()
     try:
+        aside.mkdir(parents=True)
         _write(aside, trained, key)
         _publish(aside, target, key)
+    except OSError as error:
+        hint = "set LUVC_CACHE to a writable folder with 400 MB free"
+        raise ModelError(f"{MODEL_NAME}: cannot write the model to {target}: {error.strerror}", hint) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return target
@@ -221,5 +224,6 @@ def _publish(aside: Path, target: Path, key: str) -> None:
                     f"{MODEL_NAME}: cannot put the model at {target}: {error.strerror}", "name an empty or new folder"
                 ) from error
             stale = aside.with_name(aside.name + ".stale")
-            os.rename(target, stale)
-            shutil.rmtree(stale)
+            with suppress(FileNotFoundError):  # another process moved it away first
+                os.rename(target, stale)
+                shutil.rmtree(stale)

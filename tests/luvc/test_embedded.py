@@ -110,6 +110,14 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_cache_that_cannot_be_written_says_what_to_set(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("LUVC_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(ModelError, match="cannot write") as caught:
+        luvc.embedded.assemble()
+    assert "LUVC_CACHE" in caught.value.hint
+
+
 def test_a_missing_package_says_what_to_install():
     with pytest.raises(ModelError, match="not installed") as caught:
         assembling.WeightFile("no_such_package_here", "weights.bin", "0" * 64).locate()
