@@ -30,13 +30,13 @@ class Rented:
 
 @dataclass(frozen=True)
 class Cost:
-    """US dollars; None where prices are not set or nothing was made that could be divided by.
+    """US dollars; None where prices are not set, or nothing was made that could be divided by.
 
     Attributes:
         usd: in all.
         per_video_hour_usd: per hour of video that was finished.
         per_1000_captions_usd: per thousand answers.
-        gpu_hours, cpu_hours: what was paid for.
+        gpu_hours, cpu_hours: device hours that were paid for; None when the number of GPUs was not recorded.
     """
 
     usd: float | None

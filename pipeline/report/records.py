@@ -15,10 +15,13 @@ METRICS_VERSION = "1"
 
 @dataclass(frozen=True)
 class Totals:
-    """The plan's units; `planned = done + failed + pending` holds.
+    """The plan's units, where `planned = done + failed + pending` holds, and their videos.
 
     Attributes:
-        planned, done, failed, pending: units.
+        planned: units of the manifest.
+        done: units with results.
+        failed: units with a failure and no results.
+        pending: all other units.
         videos: different videos among the planned units.
         answers: rows of results for planned units (units times prompts).
         planned_video_s, done_video_s, failed_video_s: seconds of video, as far as lengths are known.
@@ -39,14 +42,15 @@ class Totals:
 
 @dataclass(frozen=True)
 class Integrity:
-    """Things that should be zero, and what older plans left behind.
+    """What should be zero, and what older plans left behind.
 
     Attributes:
-        duplicate_answers: rows beyond the first for one (unit_id, prompt_id).
+        duplicate_answers: rows beyond the first for one (unit_id, prompt_id); they are not counted.
         units_missing_answers: done units with fewer answers than prompts.
         answers_of_other_plans: rows of results whose unit is not in the manifest: kept, not counted.
-        units_with_corrupt_frames, corrupt_frames: accepted under the tolerant decode policy.
-        frames_expected, frames_decoded: of the done units.
+        units_with_corrupt_frames: done units with frames left out under the tolerant decode policy.
+        corrupt_frames: those frames.
+        frames_expected, frames_decoded: frames of the done units.
         unreadable_event_lines: lines of the run's event log that are not JSON.
     """
 
@@ -62,12 +66,20 @@ class Integrity:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """The run the report is about; times are ISO 8601 in UTC.
+    """The run the report is about.
 
     Attributes:
+        run_id: name of its folder in `runs/`.
+        name: `name` in its configuration; a history of runs is kept by it.
         outcome: done, some_failed, interrupted, aborted, or unfinished (killed, or still going).
-        answers, units, failed: what this run added.
-        config: without storage options.
+        started_at, ended_at: first and last event, ISO 8601 in UTC.
+        wall_s: seconds from start to end.
+        units, failed, answers: what this run added.
+        model: `model.id`.
+        compression: its name.
+        config_hash: of everything in the configuration that determines answers.
+        versions, machine: as the run recorded them.
+        config: the configuration without storage options.
     """
 
     run_id: str
@@ -89,11 +101,18 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Speed:
-    """Work per wall time, start-up included; rates are None when no time was measured.
+    """Work per wall time, start-up included.
 
     Attributes:
         runs: runs counted.
+        wall_s: their seconds, from start to end of each.
+        units: units they finished.
+        answers: rows of results they wrote.
+        video_s: seconds of video they finished.
+        output_tokens: tokens they generated.
+        units_per_s: units finished per second; None when no time was measured, as are the other rates.
         video_hours_per_hour: hours of video finished per hour of wall time.
+        output_tokens_per_s: generated tokens per second.
     """
 
     runs: int
@@ -109,14 +128,16 @@ class Speed:
 
 @dataclass(frozen=True)
 class StageTime:
-    """One stage.
+    """One stage of the pipeline.
 
     Attributes:
-        device: "cpu" (decode workers) or "engine".
+        name: video_decode, encode, prefill or decode.
+        device: cpu (decode workers) or engine.
         seconds: worker seconds of the plan's done units, from results.
         share: of `seconds` over all stages.
         s_per_video_hour: worker seconds per hour of video.
-        busy_s, starved_s: of this run up to its last heartbeat, summed over workers; starved = waiting for input.
+        busy_s: seconds worked in this run up to its last heartbeat, summed over workers.
+        starved_s: seconds of this run in which its workers waited for input.
     """
 
     name: str
@@ -130,10 +151,12 @@ class StageTime:
 
 @dataclass(frozen=True)
 class LadderStep:
-    """Tokens at one step of the way from patches to decoder layers, over the plan's done units.
+    """Visual tokens at one step on the way from patches to decoder layers, over the plan's done units.
 
     Attributes:
-        name: patches, visual, merged or layers (the mean over decoder layers).
+        name: patches, visual (before compression), merged, or layers (the mean over decoder layers).
+        tokens: sum over units.
+        per_unit: mean per unit.
         ratio: of the visual tokens the language model would get without compression.
     """
 
@@ -145,7 +168,14 @@ class LadderStep:
 
 @dataclass(frozen=True)
 class Failed:
-    """One failed unit, shown as an example."""
+    """One failed unit, shown as an example.
+
+    Attributes:
+        unit_id, uri: which unit, of which video.
+        start_s, end_s: the clip in the video, seconds.
+        message: what happened.
+        attempts: how often it was tried.
+    """
 
     unit_id: str
     uri: str
@@ -157,7 +187,16 @@ class Failed:
 
 @dataclass(frozen=True)
 class Cause:
-    """Failed units of one stage and error class; `hint` is that of the first example."""
+    """Failed units of one stage and error class; the most frequent cause first.
+
+    Attributes:
+        stage: where they failed.
+        error_class: class of the error.
+        units: how many.
+        retryable: for how many of them trying again can help.
+        hint: what to do about it.
+        examples: some of the units.
+    """
 
     stage: str
     error_class: str
@@ -169,7 +208,12 @@ class Cause:
 
 @dataclass(frozen=True)
 class Bin:
-    """Answers with at least `from_tokens` and at most `to_tokens` generated tokens."""
+    """One column of a histogram.
+
+    Attributes:
+        from_tokens, to_tokens: smallest and largest number of generated tokens, both included.
+        answers: answers of such a length.
+    """
 
     from_tokens: int
     to_tokens: int
@@ -178,7 +222,13 @@ class Bin:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Generated tokens per answer."""
+    """Generated tokens per answer; null without answers.
+
+    Attributes:
+        mean, median, longest: of all answers.
+        p10, p90: a tenth of the answers is shorter, a tenth longer.
+        bins: histogram.
+    """
 
     mean: float
     p10: float
@@ -190,7 +240,16 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Moment:
-    """One interval of the run; `video_decode_s` and so on are busy seconds, None when not measured."""
+    """One interval of the run.
+
+    Attributes:
+        start: ISO 8601 in UTC.
+        interval_s: its length in seconds.
+        units, failed: units that finished or failed in it.
+        video_s: seconds of video finished.
+        output_tokens: tokens generated by the units that finished.
+        units_per_s: units finished per second.
+    """
 
     start: str
     interval_s: float
