@@ -55,9 +55,11 @@ def open_video(url: str, options: Options | None = None, timeout_s: float = 30.0
     container: Any = None
     try:
         if is_local(url):
-            file, source = open(url, "rb"), url.removeprefix("file://")  # noqa: SIM115 - closed below
+            file = open(url, "rb")  # noqa: SIM115 - closed below
+            source: Any = url
         else:
-            file = source = open_read(url, options)
+            file = open_read(url, options)
+            source = file
         head = file.read(16)
         file.seek(0)
         if not head:
@@ -66,7 +68,7 @@ def open_video(url: str, options: Options | None = None, timeout_s: float = 30.0
         local = {"protocol_whitelist": "file"} if is_local(url) else {}
         container = av.open(source, container_options={**_OPTIONS, **local}, timeout=timeout_s)
         yield container, _video_stream(container, url)
-    except (LuvcError, GeneratorExit):
+    except (LuvcError, GeneratorExit, MemoryError):
         raise
     except FFmpegError as error:
         raise translate(url, error, opened=container is not None, head=head) from error

@@ -32,8 +32,15 @@ BLOCK_BYTES = 1024**2
 _BLOCKS_KEPT = 16
 
 _TRANSIENT_ERRNO = {
-    getattr(errno, name)
-    for name in "EBUSY EAGAIN ECONNRESET ECONNABORTED ECONNREFUSED EPIPE ETIMEDOUT ENETUNREACH EHOSTUNREACH".split()
+    errno.EBUSY,
+    errno.EAGAIN,
+    errno.ECONNRESET,
+    errno.ECONNABORTED,
+    errno.ECONNREFUSED,
+    errno.EPIPE,
+    errno.ETIMEDOUT,
+    errno.ENETUNREACH,
+    errno.EHOSTUNREACH,
 }
 _TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
 # Errors of HTTP clients that are no subclass of OSError; by name, so that no client has to be installed.
@@ -73,6 +80,7 @@ def filesystem(url: str, options: Options | None = None) -> tuple[Any, str]:
 
 
 def is_local(url: str) -> bool:
+    """Whether a URL names a file of this machine."""
     return "://" not in url or url.startswith("file://")
 
 
@@ -245,6 +253,7 @@ def write_error(url: str, error: BaseException) -> LuvcError:
 
 
 def is_glob(path: str) -> bool:
+    """Whether a path holds wildcards."""
     return any(character in path for character in "*?[")
 
 

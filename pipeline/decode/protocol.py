@@ -5,8 +5,10 @@ Knows nothing of any decoding library, of processes, or of Ray.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
 from pipeline.section import Section
@@ -29,3 +31,24 @@ class DecodeSettings(Section):
     deadline_s: float = Field(default=120.0, gt=0)
     memory_bytes: int = Field(default=2 * 1024**3, ge=256 * 1024**2)
     max_frame_tokens: int | None = Field(default=None, ge=1)
+
+
+@dataclass(frozen=True)
+class DecodedClip:
+    """Frames of one unit.
+
+    Attributes:
+        frames: uint8 `[frames, height, width, 3]`, RGB, upright, at the size the manifest asked for.
+        timestamps_s: time of each frame that was used, seconds from the start of the video.
+        frames_expected: frames the manifest asked for.
+        frames_decoded: frames that are here; always as many, so that planned tokens are the real ones.
+        frames_corrupt: of these, frames that could not be decoded and are copies of their nearest neighbour.
+        seconds: time spent fetching, decoding and resizing.
+    """
+
+    frames: np.ndarray
+    timestamps_s: tuple[float, ...]
+    frames_expected: int
+    frames_decoded: int
+    frames_corrupt: int
+    seconds: float

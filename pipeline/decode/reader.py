@@ -1,0 +1,186 @@
+"""Walks through a video stream in display order, and knows which frames can be trusted.
+
+Goes on linearly, or seeks where a key frame lies far enough ahead to pay. Once a packet fails, frames up to the
+next sound key frame are corrupt even where the decoder returns them: it builds them on what was lost.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Generator
+from typing import Any, NamedTuple
+
+from av.error import FFmpegError, PyAVCallbackError
+
+from pipeline.media import frame_rate, start_pts
+
+#: Two timestamps this close are one; decimal seconds in the manifest against ticks in the file.
+_SAME_S = 1e-4
+#: A jump to a key frame must spare at least so much video; flushing the decoder is not free.
+_SEEK_GAIN_S = 0.5
+#: Without an index, key frames are assumed to be at most so far apart.
+_BLIND_SEEK_GAIN_S = 10.0
+#: After the last frame, a picture stays on screen at least so long before the end counts as cut off.
+_TAIL_S = 0.5
+
+
+class Shown(NamedTuple):
+    """The frame on screen at some time; None if there is none. `corrupt`: it is not the one that should be there."""
+
+    frame: Any
+    time_s: float
+    corrupt: bool
+
+
+class FrameReader:
+    """Frames of one stream by time; times must be asked for in rising order.
+
+    Args:
+        container, stream: as opened by `pipeline.media.open_video`.
+        key_frames_only: decode nothing but key frames.
+    """
+
+    def __init__(self, container: Any, stream: Any, key_frames_only: bool = False) -> None:
+        self._container = container
+        self._stream = stream
+        self._start = start_pts(stream)
+        rate = frame_rate(stream)
+        self._frame_s = 1 / float(rate) if rate else 0.0
+        codec = stream.codec_context
+        # One thread: a task has one core, and errors stay with the packet that caused them.
+        codec.thread_count = 1
+        # Damage is reported, not painted over.
+        codec.options = {"err_detect": "explode"}
+        if key_frames_only:
+            codec.skip_frame = "NONKEY"
+        self._keys = _key_frames(stream)
+        self._can_seek = True
+        self._frames = self._decode()
+        self._current: tuple[float, Any] | None = None
+        self._next: tuple[float, Any] | None = None
+        self._bad_s: list[float] = []
+        self._count = 0
+        self.ended = False
+        self.end_s = 0.0
+        self.detail = ""
+
+    @property
+    def header_duration_s(self) -> float | None:
+        """Length as the header tells it."""
+        duration = self._stream.duration
+        return float(duration * self._stream.time_base) if duration else None
+
+    def frame_at(self, wanted_s: float) -> Shown:
+        """The frame on screen at `wanted_s`."""
+        if self._next is None and not self.ended:
+            self._maybe_seek(wanted_s, position_s=0.0)
+            self._advance()
+        elif self._next is not None:
+            self._maybe_seek(wanted_s, position_s=self._next[0])
+        while self._next is not None and self._next[0] <= wanted_s + _SAME_S:
+            self._advance()
+        shown = self._current or self._next
+        if shown is None:
+            return Shown(None, wanted_s, corrupt=True)
+        time_s, frame = shown
+        self._bad_s = [bad_s for bad_s in self._bad_s if bad_s >= time_s - _SAME_S]
+        lost = any(bad_s <= max(wanted_s, time_s) + _SAME_S for bad_s in self._bad_s)
+        return Shown(frame, time_s, lost or frame.is_corrupt or (self.ended and wanted_s > self.end_s))
+
+    def _advance(self) -> None:
+        if self._next is not None:
+            self._current = self._next
+        self._next = next(self._frames, None)
+        if self._next is None:
+            self.ended = True
+
+    def _maybe_seek(self, wanted_s: float, position_s: float) -> None:
+        """Jump ahead if that pays; checks where the jump landed, since indexes are not to be trusted."""
+        if not self._can_seek:
+            return
+        if not self._keys:
+            if wanted_s - position_s > _BLIND_SEEK_GAIN_S:
+                blind = self._start + int(wanted_s / float(self._stream.time_base))
+                self._can_seek = self._seek(blind, wanted_s)
+            return
+        best = bisect_right(self._keys, (wanted_s + _SAME_S, float("inf"))) - 1
+        for time_s, timestamp in reversed(self._keys[max(0, best - 1) : best + 1]):
+            if time_s - position_s < _SEEK_GAIN_S:
+                return
+            if self._seek(timestamp, wanted_s):
+                return
+        self._can_seek = False
+
+    def _seek(self, timestamp: int, wanted_s: float) -> bool:
+        """Whether reading from there on meets the frame of `wanted_s`; if not, starts over from the beginning."""
+        try:
+            self._restart(timestamp)
+            if self._next is not None and self._next[0] <= wanted_s + _SAME_S and not self._bad_s:
+                return True
+        except FFmpegError:
+            pass
+        self._restart(self._start)
+        return False
+
+    def _restart(self, timestamp: int) -> None:
+        self._container.seek(timestamp, stream=self._stream, backward=True)
+        self._frames.close()
+        self._frames = self._decode()
+        self._current = self._next = None
+        self._bad_s = []
+        self.ended = False
+        self._advance()
+
+    def _decode(self) -> Generator[tuple[float, Any]]:
+        damaged = False
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    return
+            except (PyAVCallbackError, MemoryError):
+                raise  # the store or this process failed, not the video
+            except FFmpegError as error:
+                self.detail = f" ({error.strerror})"
+                return
+            frames = []
+            try:
+                frames = packet.decode()
+                if packet.size:
+                    damaged = packet.is_corrupt or (damaged and not packet.is_keyframe)
+            except MemoryError:
+                raise
+            except FFmpegError as error:
+                self.detail = f" ({error.strerror})"
+                damaged = True
+            if damaged and packet.size:
+                self._bad_s.append(self._seconds(packet.pts if packet.pts is not None else packet.dts))
+            self._see_end(packet)
+            for frame in frames:
+                self._see_end(frame)
+                yield self._seconds(frame.pts), frame
+                self._count += 1
+
+    def _see_end(self, one: Any) -> None:
+        """Packets count as well as frames: of key frames alone the end would come too early."""
+        if one.pts is not None or self._count:
+            on_screen_s = float((one.duration or 0) * self._stream.time_base)
+            self.end_s = max(self.end_s, self._seconds(one.pts) + max(on_screen_s, 2 * self._frame_s, _TAIL_S))
+
+    def _seconds(self, pts: int | None) -> float:
+        if pts is None:  # raw streams carry no times: frames are counted
+            return self._count * (self._frame_s or 0.04)
+        return float((pts - self._start) * self._stream.time_base)
+
+
+def _key_frames(stream: Any) -> list[tuple[float, int]]:
+    """(time, timestamp to seek to) of each key frame in the container's index, rising; [] without an index.
+
+    Indexes hold decoding times, ahead of display by a constant in most files; the reader checks where it lands.
+    """
+    entries = list(stream.index_entries)
+    if not entries:
+        return []
+    first = entries[0].timestamp
+    return [(float((one.timestamp - first) * stream.time_base), one.timestamp) for one in entries if one.is_keyframe]
