@@ -132,9 +132,8 @@ def compose(
     seed: int,
     cutouts: Sequence[Cutout],
     backgrounds: Sequence[str] = tuple(BACKGROUNDS),
-    main: Cutout | None = None,
 ) -> Scene:
-    """The scene of this seed. Names are drawn evenly, then a picture of the name; `main` fixes the picture."""
+    """The scene of this seed. Names are drawn evenly, then a picture of the name."""
     rng = np.random.default_rng([20260, seed])
     by_name: dict[str, list[Cutout]] = {}
     for cutout in cutouts:
@@ -146,8 +145,7 @@ def compose(
         group = by_name[choices[rng.integers(len(choices))]]
         return group[rng.integers(len(group))]
 
-    chosen = draw()
-    main_cutout = main or chosen
+    main_cutout = draw()
     motion = list(MOTIONS)[rng.integers(len(MOTIONS))]
     size = float(rng.uniform(0.45, 0.95))
     squash = float(rng.uniform(0.65, 1.2))

@@ -15,6 +15,9 @@ from PIL import Image, ImageFilter
 
 from benchmarks.scenes.compose import COLOURS, TEXTURED, Placed, Scene
 
+BACKDROP_SCALE = 1.25
+PAN_SPEED = 8
+
 Textures = Mapping[str, Sequence[np.ndarray]]
 
 
@@ -98,6 +101,11 @@ def load_cutout(path: Path) -> Image.Image:
     return image
 
 
+def _pan_pixels(share: float, time: float, spare: int) -> int:
+    """Where the frame's edge lies on a backdrop with `spare` pixels to spare; halfway at half time."""
+    return round(np.clip((0.5 + PAN_SPEED * share * (time - 0.5)) * spare, 0, spare))
+
+
 def _paste(canvas: Image.Image, placed: Placed, mask: Image.Image) -> None:
     """Draw one object on the frame, and its alpha on `mask`, in place."""
     side = canvas.width
@@ -118,13 +126,10 @@ def render(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Frames `[times, side, side, 3]` uint8, and the share of each cell that the main and the other object
     cover: `[times, 2, cells, cells]` float32."""
-    margin = 1.25
-    backdrop = draw_background(scene, round(side * margin), textures)
+    backdrop = draw_background(scene, round(side * BACKDROP_SCALE), textures)
     frames, coverage = [], []
     for time in times:
-        offset = [round(np.clip((0.5 + shift * (time - 0.5)) * (backdrop.shape[0] - side), 0, backdrop.shape[0] - side))
-                  for shift in (scene.pan[0] * 8, scene.pan[1] * 8)]  # fmt: skip
-        left, top = offset
+        left, top = (_pan_pixels(share, time, backdrop.shape[0] - side) for share in scene.pan)
         canvas = Image.fromarray(backdrop[top : top + side, left : left + side].copy())
         masks = [Image.new("L", (side, side)), Image.new("L", (side, side))]
         if scene.other:
