@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from luvc.errors import ConfigError, LuvcError
+from luvc.errors import ConfigError, LuvcError, ModelError
 
 EXIT_FAILED = 3
 EXIT_CONFIG = 2
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def is_configuration(error: Exception) -> bool:
     """Whether the user's configuration, input or output is to blame: exit code 2."""
-    return isinstance(error, ConfigError) or getattr(error, "exit_code", None) == EXIT_CONFIG
+    return isinstance(error, (ConfigError, ModelError))
 
 
 def describe(error: Exception) -> str:

@@ -33,7 +33,7 @@ def connected(config: RunConfig, verbose: bool = False) -> Iterator[None]:
     Raises:
         ClusterError: no cluster can be reached or started.
     """
-    _prepare_environment()
+    prepare_environment()
     import ray
 
     if ray.is_initialized():
@@ -97,7 +97,8 @@ def _address(asked: str) -> str | None:
     return None
 
 
-def _prepare_environment() -> None:
+def prepare_environment() -> None:
+    """Settings that have to stand before Ray is imported. Workers inherit them."""
     # Workers import this package; when it is not installed, tell them where it is.
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if not _installed() and str(_ROOT) not in paths:
@@ -114,8 +115,8 @@ def _installed() -> bool:
 
 
 def _runtime_env() -> dict[str, Any] | None:
-    """Ship this package to a cluster, unless it is installed there as it is here."""
-    if _installed():
+    """Ships this package to a cluster, unless it is installed there as it is here, or came with the Ray job."""
+    if _installed() or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         return None
     import luvc
     import pipeline

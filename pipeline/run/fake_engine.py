@@ -4,7 +4,7 @@ Answers are a pure function of request id, prompt and frames. Requests finish ou
 a real engine, so an answer attached to the wrong video shows. Markers in a prompt ask for trouble:
 
     [fake:latency=0.2]      seconds this request stays in the engine
-    [fake:error]            this request fails (not retryable);  [fake:retryable-error] retryable, every time
+    [fake:error]            this request fails;  [fake:retryable-until=FILE] retryable, until FILE exists
     [fake:raise]            the engine raises while this request is in it;  [fake:raise-once=FILE] the first time
     [fake:exit]             the process dies;  [fake:exit-once=FILE] the first time
     [fake:broken]           every engine built after this one fails to start
@@ -119,7 +119,8 @@ def _first_time(memory: str | None) -> bool:
 
 def _complete(active: _Active, seconds: float) -> Completion:
     request = active.request
-    if "retryable-error" in active.markers:
+    until = active.markers.get("retryable-until")
+    if until is not None and not Path(until).exists():
         return Completion(request.id, error=FakeRetryableError("asked for by the prompt", "ask for something else"))
     if "error" in active.markers:
         return Completion(request.id, error=RequestError("asked for by the prompt", "ask for something else"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,14 +9,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.errors import SourceMissing
 from pipeline.events import EventLog
-
-MANIFEST_FILE = "manifest/manifest.parquet"
+from pipeline.plan import manifest
 
 
 class Folder:
@@ -86,14 +83,20 @@ class Folder:
 
     def read_manifest(self) -> pa.Table | None:
         """The manifest; None if there is none."""
-        data = self.read(MANIFEST_FILE)
-        return None if data is None else pq.read_table(io.BytesIO(data))
+        try:
+            return manifest.read_manifest(self._root, self._options)
+        except SourceMissing:
+            return None
 
     def write_manifest(self, table: pa.Table) -> None:
         """Replace the manifest."""
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        self.write(MANIFEST_FILE, buffer.getvalue())
+        manifest.write_manifest(table, self._root, self._options)
+
+    def run_without_report(self) -> bool:
+        """Whether the newest run ended before its report was written."""
+        files = [info.url.rsplit("/", 2)[1:] for info in storage.list_files(self.url("runs"), self._options)]
+        newest = max((run_id for run_id, _ in files), default=None)
+        return newest is not None and [newest, "report.html"] not in files
 
     def event_log(self, run_id: str) -> EventLog:
         """The log of a run below this folder."""

@@ -98,6 +98,8 @@ def run(
         if not work:
             hint = "; --retry-failed tries failed units again" if counts["failed"] else ""
             say(f"nothing to do: {counts['done']} done, {counts['failed']} failed{hint}")
+            if folder.run_without_report():
+                build_report(config, folder, None, say)
             return RunOutcome("nothing_to_do", counts["planned"], counts["done"], counts["failed"], counts["pending"])
         units = manifest.append_column("tried", ledger.attempts).filter(mask).select(UNIT.names)
         return _Job(config, run_id, folder, lease, ledger, units, retry_failed, verbose, say).execute()
@@ -121,10 +123,25 @@ def _manifest(config: RunConfig, folder: Folder, replan: bool, say: Callable[[st
     kept = None if replan else folder.read_manifest()
     if kept is not None:
         return kept
-    planned = plan(config)
-    say(f"planned {planned.table.num_rows} units")
+    planned = plan(config, every(config.run.heartbeat_s, lambda seen, all_: say(f"{seen} of {all_} headers read")))
+    say(str(planned.summary))
     folder.write_manifest(planned.table)
     return planned.table
+
+
+def every(
+    seconds: float, tell: Callable[[int, int], None], clock: Callable[[], float] = time.monotonic
+) -> Callable[[int, int], None]:
+    """`tell`, but not more often than every `seconds`, nor before that."""
+    last = clock()
+
+    def maybe(seen: int, total: int) -> None:
+        nonlocal last
+        if clock() - last >= seconds:
+            last = clock()
+            tell(seen, total)
+
+    return maybe
 
 
 class _Job:
@@ -243,21 +260,23 @@ class _Job:
             self._beat()
             self._events.append("run_finished", outcome=outcome, **counts, wall_s=round(wall_s, 3))
             self._events.close()
-            report = self._report()
+            report = build_report(self._config, self._folder, self._run_id, self._say)
         pending = self._counts["planned"] - counts["done"] - counts["failed"]
         return RunOutcome(
             outcome, self._counts["planned"], counts["done"], counts["failed"], pending, wall_s, self._run_id, report
         )
 
-    def _report(self) -> str | None:
-        try:
-            from pipeline.report import build_report
 
-            build_report(self._config.output.path, self._config.output.storage, self._run_id)
-            return self._folder.url("report.html")
-        except Exception as error:  # noqa: BLE001 - captions are written; a report can be built again
-            self._say(f"the report could not be built ({type(error).__name__}: {error}); try `luvc report` later")
-            return None
+def build_report(config: RunConfig, folder: Folder, run_id: str | None, say: Callable[[str], None]) -> str | None:
+    """The report of a run; where it lies, or None if it cannot be built: answers are worth more than a page."""
+    from pipeline import report
+
+    try:
+        report.build_report(config.output.path, config.output.storage, run_id)
+        return folder.url("report.html")
+    except Exception as error:  # noqa: BLE001 - whatever it is, the answers are written
+        say(f"the report could not be built ({type(error).__name__}: {error}); try `luvc report` later")
+        return None
 
 
 @contextmanager

@@ -81,6 +81,11 @@ class PartWriter:
         self._oldest = 0.0
         self._sequence = 0
 
+    @property
+    def room(self) -> int:
+        """Units until the part is full; at least one."""
+        return max(1, self._max_units - self._units)
+
     def add(self, table: pa.Table, units: int) -> Part | None:
         """Take rows of `units` whole units; returns the part if that completed one."""
         if units == 0:
@@ -133,10 +138,15 @@ class Sink:
 
     def add(self, outcomes: pa.Table) -> tuple[pa.Table, pa.Table]:
         """Take finished units (`[OUTCOME]`); returns their result and failure rows."""
-        results, failures = result_table(outcomes), failure_table(outcomes)
-        self._tell(self._results.add(results, outcomes.num_rows - failures.num_rows))
-        self._tell(self._failures.add(failures, failures.num_rows))
-        return results, failures
+        start = 0
+        while start < outcomes.num_rows:
+            # No more units at once than the fuller part has room for, so that parts have the size that was asked for.
+            piece = outcomes.slice(start, min(self._results.room, self._failures.room))
+            start += piece.num_rows
+            failures = failure_table(piece)
+            self._tell(self._results.add(result_table(piece), piece.num_rows - failures.num_rows))
+            self._tell(self._failures.add(failures, failures.num_rows))
+        return result_table(outcomes), failure_table(outcomes)
 
     def tick(self) -> None:
         """Write what has waited long enough."""

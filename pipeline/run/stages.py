@@ -87,7 +87,7 @@ class DecodeStage:
         for attempt in range(1, attempts + 1):
             try:
                 clip = decode(row, settings, storage_options=storage_of(self._config, row["uri"]))
-                thumbnail = make_thumbnail(clip.frames) if row["sample"] else None
+                thumbnail = make_thumbnail(clip.frames, row["width_px"], row["height_px"]) if row["sample"] else None
                 break
             except Exception as error:  # noqa: BLE001 - whatever it is, it costs this unit only
                 if attempt == attempts or not getattr(error, "retryable", False):

@@ -64,6 +64,7 @@ def test_each_row_in_one_file_and_units_whole(batches, max_units):
     assert sorted(failed) == sorted(name for name, prompts in expected if not prompts)
     assert sum(part.units for part in parts) == len(expected)
     assert len(files) == len(parts)
+    assert all(part.units <= max_units for part in parts)
 
 
 def test_files_are_sorted_compressed_and_described():

@@ -1,0 +1,108 @@
+"""The driver is interrupted or killed at every point that matters; another run continues.
+
+The drivers are processes of their own; they share the session's Ray, as jobs share a cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+PATIENCE_S = 90.0
+
+
+class Driver:
+    """`luvc run` in another process."""
+
+    def __init__(self, bench, ray_address, inputs, prompts="[fake:latency=0.1]", point="none", **sections):
+        run = {"ray_address": ray_address} | sections.pop("run", {})
+        path = bench.folder / "run.yaml"
+        path.write_text(yaml.safe_dump(bench.values(inputs, prompts, run=run, **sections)))
+        command = [sys.executable, "-m", "tests.faults.driver", point, "run", str(path)]
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+
+    def wait(self) -> tuple[int, str]:
+        text, _ = self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode, text
+
+    def signal_when(self, number, condition) -> tuple[int, str]:
+        until = time.monotonic() + PATIENCE_S
+        while not condition():
+            if self.process.poll() is not None or time.monotonic() > until:
+                self.process.kill()
+                pytest.fail(f"the driver was too quick or too slow:\n{self.process.communicate()[0]}")
+            time.sleep(0.02)
+        self.process.send_signal(number)
+        return self.wait()
+
+
+def small_parts(bench):
+    return {"path": str(bench.output), "part_units": 2}
+
+
+def test_killed_in_the_middle_then_run_again(bench, videos, ray_address):
+    output = small_parts(bench)
+    prompts = {"a": "[fake:latency=0.5]", "b": "Why?"}
+    code, _ = Driver(bench, ray_address, videos, prompts, output=output, run={"in_flight_units": 2}).signal_when(
+        signal.SIGKILL, lambda: len(list(bench.output.glob("results/part-*"))) >= 2
+    )
+    assert code == -signal.SIGKILL
+    before = set(bench.done())
+    assert 0 < len(before) < 8
+
+    code, text = Driver(bench, ray_address, videos, prompts, output=output).wait()
+    assert code == 0, text
+    bench.assert_each_unit_once(prompts=2)
+    assert f"{8 - len(before)} units to do, {len(before)} already done" in text
+
+    code, text = Driver(bench, ray_address, videos, prompts, output=output).wait()
+    assert (code, "nothing to do: 8 done, 0 failed" in text) == (0, True), text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_writes_what_is_finished(bench, videos, ray_address, number):
+    driver = Driver(bench, ray_address, videos, "[fake:latency=0.5]", run={"in_flight_units": 1, "heartbeat_s": 0.2})
+    code, text = driver.signal_when(number, lambda: any(beat["done"] >= 2 for beat in bench.events("heartbeat")))
+    assert code == 1, text
+    assert f"{number.name}: writing what is finished" in text
+    assert "interrupted: " in text
+    assert 2 <= len(bench.done()) < 8
+    assert bench.events("run_finished")[-1]["outcome"] == "interrupted"
+    assert (bench.output / "report.html").exists()
+
+    code, text = Driver(bench, ray_address, videos, "[fake:latency=0.5]").wait()
+    assert code == 0, text
+    bench.assert_each_unit_once()
+
+
+def test_killed_between_data_and_rename(bench, videos, ray_address):
+    output = small_parts(bench)
+    code, _ = Driver(bench, ray_address, videos, point="before-rename", output=output).wait()
+    assert code == -signal.SIGKILL
+    assert [path.name for path in (bench.output / "results").iterdir() if path.name.endswith(".tmp")]
+    assert len(bench.done()) == 2
+    code, text = Driver(bench, ray_address, videos, output=output).wait()
+    assert code == 0, text
+    bench.assert_each_unit_once()
+
+
+def test_killed_between_the_last_part_and_the_report(bench, videos, ray_address):
+    code, _ = Driver(bench, ray_address, videos, point="before-report").wait()
+    assert code == -signal.SIGKILL
+    bench.assert_each_unit_once()
+    assert not (bench.output / "report.html").exists()
+    code, text = Driver(bench, ray_address, videos).wait()
+    assert (code, "nothing to do" in text) == (0, True), text
+    assert (bench.output / "report.html").exists()

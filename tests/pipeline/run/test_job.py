@@ -1,0 +1,219 @@
+"""Runs from configuration to report: real Ray, real small videos, the fake engine."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+import pytest
+
+from luvc.errors import ConfigError
+from pipeline import storage
+from pipeline.errors import OutputError
+from pipeline.run import folder as folders
+from pipeline.run.job import RunAborted, every, new_run_id, run
+from pipeline.run.lease import Lease, OutputBusy
+from pipeline.run.progress import NoProgress
+from tests.pipeline.run.videos import zoo
+
+pytestmark = pytest.mark.usefixtures("ray_address")
+
+
+def quiet(text: str) -> None:
+    """Stands for a person who does not read."""
+
+
+def test_a_run_and_then_nothing_to_do(bench, videos):
+    config = bench.config(videos, prompts={"a": "What?", "b": "Why?"})
+    ended = run(config, say=quiet)
+    assert (ended.outcome, ended.exit_code, ended.planned, ended.done, ended.pending) == ("done", 0, 8, 8, 0)
+    bench.assert_each_unit_once(prompts=2)
+    rows = bench.table("results").to_pylist()
+    assert len({row["text"] for row in rows}) == 16
+    assert {(row["prompt_id"], row["prompt"]) for row in rows} == {("a", "What?"), ("b", "Why?")}
+    assert all(
+        row["frames_decoded"] == 2 and row["video_decode_s"] > 0 and row["run_id"] == ended.run_id for row in rows
+    )
+    assert sum(row["thumbnail"] is not None for row in rows) == 16
+
+    kinds = [event["event"] for event in bench.events()]
+    assert kinds[0] == "run_started"
+    assert kinds[-1] == "run_finished"
+    assert bench.events("heartbeat")[-1]["left"] == 0
+    assert sum(event["units"] for event in bench.events("part_written")) == 8
+    assert (bench.output / "report.html").exists()
+    totals = json.loads((bench.output / "metrics.json").read_text())["totals"]
+    assert (totals["planned"], totals["done"], totals["failed"], totals["pending"]) == (8, 8, 0, 0)
+
+    said = []
+    before = sorted(bench.output.rglob("*"))
+    again = run(config, say=said.append)
+    assert (again.outcome, again.exit_code, again.done) == ("nothing_to_do", 0, 8)
+    assert said[-1] == "nothing to do: 8 done, 0 failed"
+    assert sorted(bench.output.rglob("*")) == before
+
+
+def test_bad_files_become_failures_and_the_run_goes_on(bench, videos, tmp_path):
+    bad = zoo(tmp_path / "zoo")
+    rows = [{"path": str(path), "id": name} for name, path in bad.items()]
+    rows.append({"path": str(tmp_path / "gone.mp4"), "id": "missing"})
+    rows.append({"path": str(videos / "v0.mp4"), "id": "span", "start_s": 900, "end_s": 910})
+    rows += [{"path": str(videos / f"v{i}.mp4"), "id": f"good{i}"} for i in range(3)]
+    ended = run(bench.config(bench.items(rows)), say=quiet)
+    assert (ended.outcome, ended.exit_code, ended.done) == ("some_failed", 3, 3)
+    bench.assert_each_unit_once()
+    causes = {row["item_id"]: row["error_class"] for row in bench.failures()}
+    assert causes == {
+        "empty": "EmptyFile",
+        "text": "NotAVideo",
+        "truncated": causes["truncated"],
+        "audio": "NoVideoStream",
+        "missing": "SourceMissing",
+        "span": "SpanUnreadable",
+    }
+    assert all(row["message"] for row in bench.failures())
+    assert sorted(bench.table("results")["item_id"].to_pylist()) == ["good0", "good1", "good2"]
+
+
+def test_a_changed_prompt_is_new_work(bench, videos):
+    run(bench.config(videos, "One?"), say=quiet)
+    ended = run(bench.config(videos, "Two?"), say=quiet)
+    assert (ended.planned, ended.done) == (8, 8)
+    assert len(bench.done()) == 16
+
+
+def test_failures_are_tried_again_on_request(bench, videos):
+    marker = bench.folder / "now-it-works"
+    rows = [
+        {"path": str(videos / "v0.mp4"), "prompt": "[fake:error]"},
+        {"path": str(videos / "v1.mp4"), "prompt": f"[fake:retryable-until={marker}]"},
+        {"path": str(videos / "v2.mp4")},
+    ]
+    config = bench.config(bench.items(rows), run={"attempts": 2})
+    assert run(config, say=quiet).failed == 2
+    attempts = {row["error_class"]: (row["attempts"], row["retryable"]) for row in bench.failures()}
+    assert attempts == {"RequestError": (1, False), "FakeRetryableError": (2, True)}
+
+    said = []
+    assert run(config, say=said.append).outcome == "nothing_to_do"
+    assert "--retry-failed" in said[-1]
+
+    ended = run(config, retry_failed="retryable", say=quiet)
+    assert (ended.done, ended.failed) == (1, 2)
+    assert sorted(row["attempts"] for row in bench.failures()) == [1, 2, 4]
+
+    marker.touch()
+    ended = run(config, retry_failed="all", say=quiet)
+    assert (ended.done, ended.failed, ended.exit_code) == (2, 1, 3)
+
+
+def test_an_engine_that_breaks_costs_nobody(bench, videos):
+    rows = [{"path": str(path)} for path in sorted(videos.iterdir())]
+    rows[3]["prompt"] = f"[fake:latency=0.3] [fake:raise-once={bench.folder / 'raised'}]"
+    ended = run(bench.config(bench.items(rows)), say=quiet)
+    assert (ended.done, ended.failed) == (8, 0)
+    bench.assert_each_unit_once()
+
+
+def test_an_engine_process_that_dies_once_costs_nobody(bench, videos):
+    rows = [{"path": str(path)} for path in sorted(videos.iterdir())]
+    rows[3]["prompt"] = f"[fake:exit-once={bench.folder / 'died'}]"
+    ended = run(bench.config(bench.items(rows)), say=quiet)
+    assert (ended.done, ended.failed) == (8, 0)
+    bench.assert_each_unit_once()
+
+
+def test_a_unit_that_kills_its_engine_every_time_is_given_up(bench, videos):
+    rows = [{"path": str(path), "id": path.stem} for path in sorted(videos.iterdir())]
+    rows[3]["prompt"] = "[fake:exit]"
+    ended = run(bench.config(bench.items(rows)), say=quiet)
+    assert (ended.done, ended.failed) == (7, 1)
+    bench.assert_each_unit_once()
+    (failure,) = bench.failures()
+    assert (failure["item_id"], failure["error_class"], failure["stage"]) == ("v3", "WorkerDied", "answer")
+    assert failure["retryable"]
+    assert failure["attempts"] == 2
+
+
+def test_an_engine_that_cannot_start_is_one_clear_message(bench, videos):
+    config = bench.config(videos, model={"id": str(videos)}, run={"engine": "luvc"})
+    with pytest.raises(Exception, match=str(videos)):
+        run(config, say=quiet)
+    assert not bench.output.exists()
+
+
+def test_nothing_is_written_for_an_empty_input(bench, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError):
+        run(bench.config(tmp_path / "empty"), say=quiet)
+    assert not bench.output.exists()
+
+
+def test_nothing_is_written_when_the_output_cannot_be(bench, videos, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    config = bench.config(videos, output={"path": str(tmp_path / "file" / "out")})
+    with pytest.raises(OutputError, match="cannot be written"):
+        run(config, say=quiet)
+
+
+def test_a_full_disk_stops_the_run_and_the_next_one_continues(bench, videos, monkeypatch):
+    config = bench.config(videos, output={"path": str(bench.output), "part_units": 2})
+    write, written = storage._write_local, []
+
+    def full_after_one(path, data):
+        if "results" in path.parts:
+            written.append(path)
+            if len(written) > 1:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "_write_local", full_after_one)
+        with pytest.raises(RunAborted, match="No space left on device") as caught:
+            run(config, say=quiet)
+    assert "disk is full" in caught.value.hint
+    done = len(bench.done())
+    assert 0 < done < 8
+    ended = run(config, say=quiet)
+    assert (ended.outcome, ended.done) == ("done", 8)
+    bench.assert_each_unit_once()
+
+
+def test_two_runs_on_one_output(bench, videos):
+    config = bench.config(videos)
+    first = Lease(folders.Folder.of(config), "first")
+    first.acquire()
+    with pytest.raises(OutputBusy, match=r"another run \(first, process"):
+        run(config, say=quiet)
+    assert not (bench.output / "manifest").exists()
+    first.release()
+    assert run(config, say=quiet).done == 8
+
+
+def test_a_run_that_stands_still_names_the_stage(bench, videos):
+    config = bench.config(videos, "[fake:latency=8]", run={"no_progress_s": 3})
+    with pytest.raises(NoProgress, match="'answer' with 8 units"):
+        run(config, say=quiet)
+    assert bench.events("run_finished")[-1]["outcome"] == "aborted"
+    assert not bench.done()
+
+
+def test_secrets_stay_out_of_the_output(bench, videos):
+    config = bench.config([{"path": str(videos), "storage": {"auto_mkdir": True, "secret": "hush"}}])
+    assert "hush" not in config.dump()
+
+
+def test_run_ids_sort_by_time_and_differ():
+    ids = [new_run_id() for _ in range(50)]
+    assert len(set(ids)) == 50
+    assert ids[0][:8].isdigit()
+
+
+def test_every_is_not_too_often():
+    now, told = [0.0], []
+    tell = every(10, lambda seen, total: told.append(seen), clock=lambda: now[0])
+    for seen in range(100):
+        now[0] = seen
+        tell(seen, 100)
+    assert told == [10, 20, 30, 40, 50, 60, 70, 80, 90]
