@@ -122,10 +122,10 @@ def _grid(ticks: Sequence[tuple[float, float]]) -> str:
 
 
 def _scale(largest: float) -> tuple[tuple[tuple[float, float], ...], float]:
-    """Two to four round grid lines and the value of the upper edge, at least `largest`."""
+    """Two to five round grid lines and the value of the upper edge, at least `largest`."""
     if largest <= 0:
         return ((0.0, 0.0),), 1.0
-    raw = largest / 3
+    raw = largest / 4
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
     upper = max(largest, step * math.floor(largest / step))

@@ -24,6 +24,13 @@ def short(value: float | None) -> str:
     return number(value) if float(value).is_integer() else _three(value)
 
 
+def tick(value: float) -> str:
+    """A round number beside a grid line: as few digits as it has."""
+    if abs(value) >= 1e4:
+        return short(value)
+    return number(value) if abs(value) >= 1000 else f"{value:g}"
+
+
 def rate(value: float | None) -> str:
     """Three significant figures."""
     return MISSING if value is None else number(value) if abs(value) >= 1000 else _three(value)

@@ -67,7 +67,7 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("number", "short", "rate", "percent", "seconds", "duration", "hours", "usd", "moment", "span"):
+    for name in ("number", "short", "rate", "percent", "seconds", "duration", "hours", "usd", "moment", "span", "tick"):
         environment.filters[name] = getattr(format, name)
     environment.globals["plural"] = format.plural
     return environment.get_template("page.html.jinja")
@@ -146,21 +146,29 @@ def _throughput(metrics: Metrics) -> dict[str, Any] | None:
     }
 
 
-def _lanes(metrics: Metrics) -> list[tuple[str, float, Any]]:
-    """CPU and engine seconds on one scale: (name, seconds, bar)."""
-    cpu = [stage for stage in metrics.stages if stage.device == "cpu"]
-    engine = [stage for stage in metrics.stages if stage.device == "engine"]
-    whole = max(sum(stage.seconds for stage in cpu), sum(stage.seconds for stage in engine))
+def _lanes(metrics: Metrics) -> dict[str, Any]:
+    """CPU and engine on one scale: this run with its waiting if it was measured, else all units done."""
+    measured = metrics.run is not None and any(stage.busy_s for stage in metrics.stages)
+    waiting_s = _waiting_s(metrics) if measured else None
     lanes = []
-    for name, stages in (("CPU", cpu), ("Engine", engine)):
-        total = sum(stage.seconds for stage in stages)
-        lanes.append((name, total, charts.bar([_stage_part(stage) for stage in stages], whole, height=26)))
-    return lanes
+    for name, device in (("CPU", "cpu"), ("Engine", "engine")):
+        stages = [stage for stage in metrics.stages if stage.device == device]
+        parts = [_stage_part(stage, (stage.busy_s or 0.0) if measured else stage.seconds) for stage in stages]
+        if device == "engine" and waiting_s:
+            parts.append(Part("pending", waiting_s, f"Waiting for frames {format.duration(waiting_s)}"))
+        lanes.append((name, sum(part.amount for part in parts), parts))
+    whole = max(total for _, total, _ in lanes)
+    bars = [(name, total, charts.bar(parts, whole, height=26)) for name, total, parts in lanes]
+    return {"bars": bars, "measured": measured, "waiting_s": waiting_s}
 
 
-def _stage_part(stage: StageTime) -> Part:
-    name, seconds = STAGE_NAMES[stage.name], format.duration(stage.seconds)
-    return Part(f"s-{stage.name}", stage.seconds, f"{name} {seconds} ({format.percent(stage.share)} of all stages)")
+def _waiting_s(metrics: Metrics) -> float | None:
+    """Seconds the engine waited: its first stage is the one that frames come to."""
+    return next((stage.starved_s for stage in metrics.stages if stage.name == "encode"), None)
+
+
+def _stage_part(stage: StageTime, seconds: float) -> Part:
+    return Part(f"s-{stage.name}", seconds, f"{STAGE_NAMES[stage.name]} {format.duration(seconds)}")
 
 
 def _ladder_bar(metrics: Metrics, step: LadderStep) -> Any:

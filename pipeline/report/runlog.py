@@ -48,7 +48,7 @@ class RunLog:
         planned, done, failed, pending: as counted when the run started.
         heartbeats: all of them, or only the last one (see `parse`).
         config: the run's configuration without storage options.
-        unreadable_lines: lines of the log that are not JSON.
+        unreadable_lines: lines of the log that are not JSON, but for half a line at the end of a killed run.
     """
 
     run_id: str
@@ -106,6 +106,8 @@ def parse(run_id: str, events: str, config: str | None = None, all_heartbeats: b
             finished = event
         elif kind == "heartbeat" and at is not None:
             heartbeats.append(_heartbeat(at, event))
+    # A killed driver may leave half a line behind; that is no damage.
+    cut = int(bool(lines) and not finished and _event(lines[-1]) is None)
     wall_s = finished.get("wall_s")
     if wall_s is None:
         wall_s = (max(times) - min(times)).total_seconds() if times else 0.0
@@ -125,7 +127,7 @@ def parse(run_id: str, events: str, config: str | None = None, all_heartbeats: b
         config_hash=started.get("config_hash"),
         heartbeats=tuple(sorted(heartbeats, key=lambda beat: beat.at)),
         config=without_storage(_yaml(config)),
-        unreadable_lines=unreadable,
+        unreadable_lines=unreadable - cut,
     )
 
 

@@ -18,7 +18,10 @@ from pipeline import schemas
 START = datetime(2026, 3, 4, 1, 0, tzinfo=UTC)
 RUN_ID = "20260304T010000-ab12"
 LAYERS = 12
-HOSTILE = '</p><script>document.title="owned"</script><img src=x onerror=alert(1)> & "quoted" \u202eabc'
+HOSTILE = (
+    '</p></style><script>document.title="owned"; console.error("owned")</script>'
+    '<img src="http://outside.test/beacon.png" onerror="alert(1)"> & "quoted" \u202eabc {{ 7 * 7 }}'
+)
 CAPTIONS = [
     "A red kite turns slowly above a field of stubble while a tractor moves along the far hedge.",
     "A woman in a yellow raincoat crosses the street between two parked cars. It is raining.",
@@ -28,7 +31,7 @@ CAPTIONS = [
     "A large rabbit comes out of its burrow, stretches, and looks at the sky.",
     "",
 ]
-HOSTILE_MESSAGE = "moov atom not found in <b>broken</b>.mp4"
+HOSTILE_MESSAGE = "moov atom not found in <b>broken</b><script>alert(2)</script>.mp4"
 
 
 def jpeg(seed: int) -> bytes:
@@ -162,7 +165,7 @@ def events(
     run_id: str = RUN_ID,
     start: datetime = START,
 ) -> str:
-    """Text of an event log; `outcome` None: the driver was killed."""
+    """Text of an event log; `outcome` None: the driver was killed. Four decode workers keep one engine waiting."""
 
     def line(after_s: float, event: str, **fields: object) -> str:
         at = (start + timedelta(seconds=after_s)).isoformat()

@@ -28,7 +28,12 @@ def test_a_log_cut_off_by_a_kill() -> None:
     run = runlog.parse("r", outputs.events(100, 90, 0, wall_s=60.0, outcome=None))
     assert run.outcome == runlog.UNFINISHED
     assert run.wall_s == 60.0
-    assert run.unreadable_lines == 1
+    assert run.unreadable_lines == 0  # half a line at the end is what a kill leaves
+
+
+def test_damage_inside_a_log_is_counted() -> None:
+    lines = outputs.events(100, 90, 0, wall_s=60.0).splitlines()
+    assert runlog.parse("r", "\n".join([*lines[:3], lines[3][:20], *lines[4:]])).unreadable_lines == 1
 
 
 def test_only_the_last_heartbeat_on_request() -> None:

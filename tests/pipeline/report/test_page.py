@@ -1,0 +1,129 @@
+"""The page without a browser: nothing foreign becomes markup, nothing is fetched, everything is said."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.report import build_report, charts
+from pipeline.report.charts import Part
+from pipeline.report.samples import choose, samples
+from tests.pipeline.report import outputs
+from tests.pipeline.report.pages import Page
+
+PROMPT = {"caption": "Describe this video."}
+
+
+def built(folder: str) -> Page:
+    build_report(folder)
+    return Page.of(Path(folder, "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    hostile = {"<b>id</b>": "<i>Describe</i> & list", "rain": "Is it raining?"}
+    return built(outputs.demo(tmp_path_factory.mktemp("out"), prompts=hostile))
+
+
+def test_the_markup_is_well_formed(page: Page) -> None:
+    assert page.problems == []
+
+
+def test_captions_messages_and_prompts_stay_text(page: Page) -> None:
+    assert re.sub(r"\s+", " ", outputs.HOSTILE) in page.text
+    assert outputs.HOSTILE_MESSAGE in page.text
+    assert "<i>Describe</i> & list" in page.text
+    assert page.count("script") == 0
+    ours = {("b", None), ("i", "key"), ("img", None), ("bdi", None)}
+    assert {(tag, (attrs.get("class") or "").split(" ")[0] or None) for tag, attrs in page.tags if tag in "bi"} <= ours
+
+
+def test_nothing_is_fetched_and_nothing_runs(page: Page) -> None:
+    for tag, attributes in page.tags:
+        assert tag not in {"script", "link", "iframe", "object", "embed", "form", "base", "a"}
+        assert not [name for name in attributes if name.startswith("on") or name in {"href", "srcset", "action"}]
+        if "src" in attributes:
+            assert re.fullmatch(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+", attributes["src"])
+        assert "url(" not in attributes.get("style", "")
+    assert "url(" not in page.style
+    assert "@import" not in page.style
+    policy = next(a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+
+
+def test_the_page_says_what_matters(page: Page) -> None:
+    for said in (
+        "113 of 120 clips done, 7 failed.",
+        "120 planned = 113 done 7 failed 0 pending",
+        "Decode-bound",
+        "Cost per video-hour",
+        "Waiting for frames",
+        "After merging",
+        outputs.RUN_ID,
+        "luvc-demo",
+        "balanced",
+        "torch 2.13.0",
+        "9f31c0aa",
+        "gpu_hour_usd: 2.5",
+    ):
+        assert said in page.text, said
+
+
+def test_samples_carry_their_pictures(page: Page) -> None:
+    assert page.count("img") >= 6
+
+
+def test_other_states_are_well_formed_too(tmp_path: Path) -> None:
+    plan = outputs.manifest(9, PROMPT)
+    every = np.arange(9)
+    cases = {
+        "plan": outputs.write(tmp_path / "a", plan),
+        "failed": outputs.write(tmp_path / "b", plan, None, outputs.failures(plan, every), outputs.events(9, 0, 9)),
+        "no prices": outputs.write(
+            tmp_path / "c", plan, outputs.results(plan, every), None, outputs.events(9, 9, 0), config={"name": "x"}
+        ),
+        "killed at once": outputs.write(tmp_path / "d", plan, log='{"t": "2026-'),
+    }
+    for name, folder in cases.items():
+        assert built(folder).problems == [], name
+    assert "No prices are set" in built(cases["no prices"]).text
+    assert "not yet run" in built(cases["plan"]).text
+
+
+def test_a_broken_picture_is_left_out() -> None:
+    plan = outputs.manifest(3, PROMPT)
+    rows = outputs.results(plan, np.arange(3), pictures=False)
+    fake = pa.array([b"<svg onload=alert(1)>", b"", outputs.jpeg(1)], pa.binary())
+    rows = rows.set_column(rows.schema.names.index("thumbnail"), "thumbnail", fake)
+    pictures = [sample.picture for sample in samples(rows, plan["unit_id"].to_pylist())]
+    assert pictures[:2] == [None, None]
+    assert pictures[2]
+
+
+def test_samples_come_from_the_plan_and_are_topped_up() -> None:
+    plan = outputs.manifest(100, PROMPT, samples=10)
+    done = pa.chunked_array([plan["unit_id"].combine_chunks().slice(15, 60)])
+    ids = choose(plan, done)
+    assert ids[:6] == [f"u{index:08d}" for index in (20, 30, 40, 50, 60, 70)]
+    assert len(ids) == 6
+    assert len(choose(plan, done.slice(0, 3))) == 3
+    assert choose(plan, pa.chunked_array([pa.array([], pa.string())])) == []
+
+
+def test_bars_fill_their_width_and_escape_their_titles() -> None:
+    svg = charts.bar([Part("ok", 3, "<three>"), Part("failed", 0, "none"), Part("pending", 1, "one")], 4)
+    assert re.findall(r'width="([\d.]+%)" height', svg) == ["100%", "75.000%", "25.000%"]
+    assert "&lt;three&gt;" in svg
+    assert charts.bar([Part("ok", 0, "")], 0) == ""
+
+
+@pytest.mark.parametrize("largest", [0.0, 0.03, 0.35, 1, 7, 99, 2048, 123_456])
+def test_grid_lines_are_few_round_and_inside(largest: float) -> None:
+    plot = charts.steps([largest], ["one"])
+    assert 1 <= len(plot.ticks) <= 5
+    assert all(0 <= share <= 1 for share, _ in plot.ticks)
+    assert plot.top >= largest
