@@ -20,7 +20,7 @@ _SAME_S = 1e-4
 _SEEK_GAIN_S = 0.5
 #: Without an index, key frames are assumed to be at most so far apart.
 _BLIND_SEEK_GAIN_S = 10.0
-#: After the last frame, a picture stays on screen at least so long before the end counts as cut off.
+#: Where the file does not end early by its own header, its last picture may stand for a little longer.
 _TAIL_S = 0.5
 
 
@@ -38,6 +38,11 @@ class FrameReader:
     Args:
         container, stream: as opened by `pipeline.media.open_video`.
         key_frames_only: decode nothing but key frames.
+
+    Attributes:
+        decoded: frames that were decoded so far.
+        ended: the end of the stream was reached.
+        detail: what the last error of the decoder was, for messages.
     """
 
     def __init__(self, container: Any, stream: Any, key_frames_only: bool = False) -> None:
@@ -59,10 +64,17 @@ class FrameReader:
         self._current: tuple[float, Any] | None = None
         self._next: tuple[float, Any] | None = None
         self._bad_s: list[float] = []
-        self._count = 0
+        self.decoded = 0
+        self._read_s = 0.0
+        self._sure_until_s = 0.0
+        self._cut_off = False
         self.ended = False
-        self.end_s = 0.0
         self.detail = ""
+
+    @property
+    def end_s(self) -> float:
+        """How long the last picture counts as being on screen, once the end was reached."""
+        return self._read_s if self._cut_off else self._read_s + _TAIL_S
 
     @property
     def header_duration_s(self) -> float | None:
@@ -128,7 +140,8 @@ class FrameReader:
         self._frames = self._decode()
         self._current = self._next = None
         self._bad_s = []
-        self.ended = False
+        self._read_s = self._sure_until_s = 0.0
+        self.ended = self._cut_off = False
         self._advance()
 
     def _decode(self) -> Generator[tuple[float, Any]]:
@@ -137,40 +150,56 @@ class FrameReader:
         while True:
             try:
                 packet = next(packets, None)
-                if packet is None:
-                    return
             except (PyAVCallbackError, MemoryError):
                 raise  # the store or this process failed, not the video
             except FFmpegError as error:
                 self.detail = f" ({error.strerror})"
+                self._cut_off = True
+                packet = None
+            if packet is None or not packet.size:
+                self._cut_off |= self._ends_early()
+                if self._cut_off and self.decoded:
+                    self._bad_s.append(self._sure_until_s)
+            if packet is None:
                 return
             frames = []
+            was_damaged = damaged
             try:
                 frames = packet.decode()
-                if packet.size:
-                    damaged = packet.is_corrupt or (damaged and not packet.is_keyframe)
+                damaged = packet.is_corrupt or (damaged and not packet.is_keyframe)
             except MemoryError:
                 raise
             except FFmpegError as error:
                 self.detail = f" ({error.strerror})"
                 damaged = True
-            if damaged and packet.size:
-                self._bad_s.append(self._seconds(packet.pts if packet.pts is not None else packet.dts))
-            self._see_end(packet)
+            if packet.size:
+                self._note(packet, damaged, was_damaged)
             for frame in frames:
-                self._see_end(frame)
                 yield self._seconds(frame.pts), frame
-                self._count += 1
+                self.decoded += 1
 
-    def _see_end(self, one: Any) -> None:
-        """Packets count as well as frames: of key frames alone the end would come too early."""
-        if one.pts is not None or self._count:
-            on_screen_s = float((one.duration or 0) * self._stream.time_base)
-            self.end_s = max(self.end_s, self._seconds(one.pts) + max(on_screen_s, 2 * self._frame_s, _TAIL_S))
+    def _note(self, packet: Any, damaged: bool, was_damaged: bool) -> None:
+        """Keep book of how far the stream goes and which times are lost."""
+        time_s = self._seconds(packet.pts if packet.pts is not None else packet.dts)
+        if damaged:
+            self._bad_s.append(time_s)
+            if not was_damaged:
+                # Demuxers skip what they cannot read without a word: all between the last sound packet and this
+                # one may be gone.
+                self._bad_s.append(self._sure_until_s)
+        else:
+            # What comes later in the file is not shown before its decoding time.
+            self._sure_until_s = self._seconds(packet.dts if packet.dts is not None else packet.pts) + self._frame_s
+        on_screen_s = float((packet.duration or 0) * self._stream.time_base)
+        self._read_s = max(self._read_s, time_s + max(on_screen_s, self._frame_s))
+
+    def _ends_early(self) -> bool:
+        length_s = self.header_duration_s
+        return length_s is not None and length_s - self._read_s > max(2 * self._frame_s, _TAIL_S)
 
     def _seconds(self, pts: int | None) -> float:
         if pts is None:  # raw streams carry no times: frames are counted
-            return self._count * (self._frame_s or 0.04)
+            return self.decoded * (self._frame_s or 0.04)
         return float((pts - self._start) * self._stream.time_base)
 
 

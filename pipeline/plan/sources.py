@@ -19,9 +19,8 @@ from pipeline.storage import FileInfo, is_glob, list_files, stat
 
 #: What counts as a video in a directory. A glob or a manifest names its files itself.
 VIDEO_EXTENSIONS = frozenset(
-    [".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".f4v", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".asf"]
-    + [".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts", ".mxf", ".ogv", ".ogg"]
-)
+    (".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".f4v", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".asf", ".mpg", ".mpeg")
+) | {".vob", ".ts", ".mts", ".m2ts", ".mxf", ".ogv", ".ogg"}
 
 
 class InputSource(Section):
