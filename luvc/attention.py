@@ -26,10 +26,14 @@ NAME = "luvc"
 
 @dataclass(frozen=True)
 class Packed:
-    """Attention inside each of several sequences that lie end to end. `lengths`: host integers."""
+    """Attention inside each of several sequences that lie end to end.
+
+    `lengths`: host integers. `bias`: `[tokens]` added to the scores of each key (not with `causal`).
+    """
 
     lengths: tuple[int, ...]
     causal: bool = True
+    bias: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,12 @@ class Decode:
 
 @dataclass(frozen=True)
 class Frames:
-    """Full attention inside each row of the batch (frames of equal token count)."""
+    """Full attention inside each row of the batch (frames of equal token count).
+
+    `bias`: `[batch, tokens]` added to the scores of each key.
+    """
+
+    bias: Tensor | None = None
 
 
 Plan = Packed | Decode | Frames
@@ -88,7 +97,8 @@ def attend(
     elif isinstance(plan, Decode):
         out = decode(query, key, value, plan.mask, scaling)
     else:
-        out = F.scaled_dot_product_attention(query, key, value, scale=scaling)
+        bias = None if plan.bias is None else plan.bias[:, None, None].to(query.dtype)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scaling)
     return out.transpose(1, 2).contiguous(), None
 
 
@@ -106,7 +116,10 @@ def packed(query: Tensor, key: Tensor, value: Tensor, plan: Packed, scaling: flo
             run += 1
         stop = start + run * length
         q, k, v = (part[0, :, start:stop].unflatten(1, (run, length)).transpose(0, 1) for part in (query, key, value))
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=plan.causal, scale=scaling, enable_gqa=True)
+        bias = None if plan.bias is None else plan.bias[start:stop].view(run, 1, 1, length).to(q.dtype)
+        attended = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=bias, is_causal=plan.causal, scale=scaling, enable_gqa=True
+        )
         out[0, :, start:stop] = attended.transpose(0, 1).flatten(1, 2)
         start, index = stop, index + run
     return out

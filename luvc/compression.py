@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from luvc.errors import ConfigError
 
-Axis = Literal["height", "width"]
-Metric = Literal["hidden", "key"]
-PRUNE_METHODS = ("spu", "random", "uniform")
+Axis = Literal["height", "width", "time"]
+MERGE_METHODS = ("oim", "tome")
+PRUNE_METHODS = ("spu", "random", "uniform", "key_norm", "adjacent_frames")
 
 
 def _check(good: bool, key: str, value: Any, wanted: str) -> None:
@@ -31,7 +31,8 @@ class MergeStep:
 
     Attributes:
         depth: where, as a fraction of the encoder's blocks that have run before the step, in [0, 1].
-        axis: the grid axis along which adjacent units are merged, the same number in every line.
+        axis: the axis along which adjacent units are merged, the same number in every line. "time" goes
+            beyond the paper and needs a family whose frames lie in one run of visual tokens (Qwen2-VL).
         keep: share of the axis that is left, in [0.5, 1]; pairs are disjoint, so not below one half.
     """
 
@@ -41,33 +42,41 @@ class MergeStep:
 
     def __post_init__(self) -> None:
         _check(0.0 <= self.depth <= 1.0, "merge.steps.depth", self.depth, "a fraction in [0, 1]")
-        _check(self.axis in ("height", "width"), "merge.steps.axis", self.axis, "height or width")
+        _check(self.axis in ("height", "width", "time"), "merge.steps.axis", self.axis, "height, width or time")
         _check(0.5 <= self.keep <= 1.0, "merge.steps.keep", self.keep, "in [0.5, 1]: pairs are disjoint")
 
 
 @dataclass(frozen=True)
 class Merge:
-    """Orthogonal iterative merger (OIM): inside the encoder, axis by axis, the grid stays rectangular.
+    """A merger inside the encoder; by default the orthogonal iterative merger (OIM).
 
     Attributes:
+        method: "oim": axis by axis, the grid stays rectangular; "tome": any two similar units of a frame
+            (the control without the axis constraint).
         keep: share of visual tokens left after all steps; ignored when `steps` is given.
         first, last: depths between which the automatic steps are spread.
-        steps: explicit steps instead of the automatic ones.
-        metric: what the cosine similarity is taken of: block output or attention keys.
+        steps: explicit steps instead of the automatic ones. "tome" reads their depth and keep only.
+        unit: what is merged: "fold" (the group of patches that becomes one visual token, its patches kept
+            apart) or "patch" (each axis then shrinks to a multiple of the fold; oim only).
+        metric: what the cosine similarity is taken of: "hidden" (the residual stream) or "key" (the
+            attention keys of the block that comes next).
         positions: "original": merged tokens keep the size-weighted mean of their original positions;
             "compact": they are numbered anew.
-        proportional: add log(size) to the attention scores (disables some fused kernels).
+        proportional: add log(size) to the encoder's attention scores (a bias that some fused kernels lack).
     """
 
+    method: str = "oim"
     keep: float = 0.25
     first: float = 0.25
     last: float = 0.5
     steps: tuple[MergeStep, ...] = ()
-    metric: Metric = "hidden"
+    unit: Literal["fold", "patch"] = "fold"
+    metric: Literal["hidden", "key"] = "hidden"
     positions: Literal["original", "compact"] = "original"
     proportional: bool = False
 
     def __post_init__(self) -> None:
+        _check(self.method in MERGE_METHODS, "merge.method", self.method, "one of " + ", ".join(MERGE_METHODS))
         _check(0.0 < self.keep <= 1.0, "merge.keep", self.keep, "in (0, 1]")
         _check(
             0.0 <= self.first <= self.last <= 1.0,
@@ -75,8 +84,11 @@ class Merge:
             (self.first, self.last),
             "fractions with first <= last",
         )
+        _check(self.unit in ("fold", "patch"), "merge.unit", self.unit, "fold or patch")
         _check(self.metric in ("hidden", "key"), "merge.metric", self.metric, "hidden or key")
         _check(self.positions in ("original", "compact"), "merge.positions", self.positions, "original or compact")
+        structured = self.unit == "fold" and all(step.axis != "time" for step in self.steps)
+        _check(self.method == "oim" or structured, "merge.method", self.method, "oim for patches and for time")
 
     def resolved_steps(self) -> tuple[MergeStep, ...]:
         """The steps to run, in order of depth.
@@ -118,7 +130,9 @@ class Prune:
     """Spectrum pruning unit (SPU) or one of its rivals on the same schedule.
 
     Attributes:
-        method: "spu", or a control: "random", "uniform".
+        method: "spu", or a control: "random", "uniform" (evenly spread), "key_norm" (small keys stay, as
+            they draw attention), "adjacent_frames" (what differs most from the same place one frame
+            before stays; with `stages: [[0, keep]]` it drops behind the encoder, as serving engines do).
         schedule: "ramp" (linear to zero at the last layer), "stages".
         first: depth up to which all tokens stay (ramp).
         every: layers between two prunings of a ramp.
@@ -179,15 +193,27 @@ class Prune:
 
 @dataclass(frozen=True)
 class Compression:
-    """A merger in the encoder and a pruner in the language model; both absent means off."""
+    """What is compressed; with nothing of it, off.
+
+    Attributes:
+        name: for reports.
+        merge: merger inside the encoder.
+        prune: pruner inside the language model.
+        resize: share of visual tokens left by plainly scaling the frames down: the honest rival.
+    """
 
     name: str = "custom"
     merge: Merge | None = None
     prune: Prune | None = None
+    resize: float = 1.0
+
+    def __post_init__(self) -> None:
+        good = isinstance(self.resize, (int, float)) and 0.0 < self.resize <= 1.0
+        _check(good, "resize", self.resize, "a share in (0, 1]")
 
     @property
     def is_off(self) -> bool:
-        return self.merge is None and self.prune is None
+        return self.merge is None and self.prune is None and self.resize == 1.0
 
     def as_mapping(self) -> dict[str, Any]:
         """Plain data for YAML, hashing and Parquet metadata; `from_any` reads it back."""
@@ -213,10 +239,11 @@ class Compression:
         given = dict(value)
         base_name = given.pop("preset", None)
         base = _preset(base_name) if base_name is not None else Compression()
-        _known(given, ("name", "merge", "prune"), "compression")
+        _known(given, ("name", "resize", "merge", "prune"), "compression")
         name = given.get("name", f"{base_name}*" if base_name and given else base_name or "custom")
         return Compression(
             name=str(name),
+            resize=given.get("resize", base.resize),
             merge=_part(Merge, base.merge, given.get("merge", base.merge), "merge"),
             prune=_part(Prune, base.prune, given.get("prune", base.prune), "prune"),
         )

@@ -8,8 +8,7 @@ visual tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +17,8 @@ from torch import Tensor
 from luvc import attention
 from luvc.compression import Prune
 from luvc.kv_cache import KVCache
-from luvc.methods.select import select
+from luvc.methods.select import Candidates, select
+from luvc.scheduling import Schedule
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,20 @@ class PackedPrompts:
         positions: `[..., 1, tokens]` as the model's rotary embedding takes them; fractions are fine.
         lengths: tokens of each sequence.
         visual: `[visual_tokens]` packed index of every visual token, sequences in order.
-        layer_visual: visual tokens alive, `[layer][sequence]`, from the schedule.
+        plans: schedule of each sequence's clip.
     """
 
     hidden: Tensor
     positions: Tensor
     lengths: tuple[int, ...]
     visual: Tensor
-    layer_visual: tuple[tuple[int, ...], ...]
+    plans: tuple[Schedule, ...]
 
     def layer_lengths(self) -> list[list[int]]:
-        """Tokens (text and visual) of each sequence in each layer."""
-        text = [length - visual for length, visual in zip(self.lengths, self.layer_visual[0], strict=True)]
-        return [[t + v for t, v in zip(text, alive, strict=True)] for alive in self.layer_visual]
+        """Tokens (text and visual) of each sequence in each layer, from the schedules."""
+        text = [length - plan.merged_tokens for length, plan in zip(self.lengths, self.plans, strict=True)]
+        by_layer = zip(*(plan.layer_tokens for plan in self.plans), strict=True)
+        return [[t + v for t, v in zip(text, alive, strict=True)] for alive in by_layer]
 
 
 class Decoder:
@@ -68,14 +69,14 @@ class Decoder:
         """
         layer_lengths = prompts.layer_lengths()
         cache.add(layer_lengths)
-        hidden, visual, alive = prompts.hidden, prompts.visual, prompts.layer_visual[0]
+        hidden, visual = prompts.hidden, Visual.fresh(prompts)
         cos, sin = self.model.rotary_emb(hidden, prompts.positions)
         for index, layer in enumerate(self.model.layers):
-            wanted = prompts.layer_visual[index]
-            if wanted != alive:
+            wanted = tuple(plan.layer_tokens[index] for plan in prompts.plans)
+            if wanted != visual.lengths:
                 assert prune is not None
-                keep, visual = _survivors(hidden[0], visual, alive, wanted, prune)
-                hidden, cos, sin, alive = hidden[:, keep], cos[..., keep, :], sin[..., keep, :], wanted
+                keep, visual = _survivors(hidden[0], visual, wanted, prune, layer)
+                hidden, cos, sin = hidden[:, keep], cos[..., keep, :], sin[..., keep, :]
             with attention.using(attention.Packed(tuple(layer_lengths[index]))):
                 hidden = self._layer(layer, hidden, (cos, sin), cache)
         ends = torch.tensor(layer_lengths[-1], device=hidden.device).cumsum(0) - 1
@@ -111,15 +112,43 @@ class Decoder:
         return out[0] if isinstance(out, tuple) else out
 
 
+@dataclass(frozen=True)
+class Visual:
+    """The visual tokens that are alive.
+
+    Attributes:
+        index: `[tokens]` their places in the packed sequence.
+        place: `[tokens]` visual index of each in its own clip, before pruning.
+        lengths: how many each sequence has.
+        original, frame_tokens: tokens of each clip and of each of its frames before pruning.
+    """
+
+    index: Tensor
+    place: Tensor
+    lengths: tuple[int, ...]
+    original: tuple[int, ...]
+    frame_tokens: tuple[int, ...]
+
+    @staticmethod
+    def fresh(prompts: PackedPrompts) -> Visual:
+        lengths = tuple(plan.merged_tokens for plan in prompts.plans)
+        places = [torch.arange(length, device=prompts.visual.device) for length in lengths]
+        frame_tokens = tuple(plan.merged_grid.height * plan.merged_grid.width for plan in prompts.plans)
+        return Visual(prompts.visual, torch.cat(places), lengths, lengths, frame_tokens)
+
+
 def _survivors(
-    hidden: Tensor, visual: Tensor, alive: Seq[int], wanted: Seq[int], prune: Prune
-) -> tuple[Tensor, Tensor]:
-    """Packed indices of the tokens that go on, and the visual tokens' places among them."""
-    kept_visual = visual[select(hidden[visual], tuple(alive), tuple(wanted), prune)]
+    hidden: Tensor, visual: Visual, wanted: tuple[int, ...], prune: Prune, layer: Any
+) -> tuple[Tensor, Visual]:
+    """Packed indices of the tokens that go on, and the visual ones among them."""
+    candidates = Candidates(
+        hidden[visual.index], visual.place, visual.lengths, visual.original, visual.frame_tokens, layer
+    )
+    chosen = select(candidates, wanted, prune)
     going = torch.ones(hidden.shape[0], dtype=torch.bool, device=hidden.device)
-    going[visual] = False
-    going[kept_visual] = True
-    total = hidden.shape[0] - sum(alive) + sum(wanted)
+    going[visual.index] = False
+    going[visual.index[chosen]] = True
+    total = hidden.shape[0] - sum(visual.lengths) + sum(wanted)
     keep = (~going).to(torch.uint8).argsort(stable=True)[:total]
-    place = going.long().cumsum(0) - 1
-    return keep, place[kept_visual]
+    packed = (going.long().cumsum(0) - 1)[visual.index[chosen]]
+    return keep, replace(visual, index=packed, place=visual.place[chosen], lengths=wanted)

@@ -103,6 +103,7 @@ class Engine:
     """
 
     def __init__(self, runtime: Runtime, compression: Compression, budgets: Budgets, eos_ids: Sequence[int]) -> None:
+        runtime.check(compression)
         self.runtime, self.compression, self.budgets = runtime, compression, budgets
         self.eos_ids = frozenset(eos_ids)
         weight = runtime.decoder.head.weight

@@ -7,17 +7,21 @@ recomputes them, and nothing here looks at a pixel. Pure: no torch, no clock.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from luvc.compression import Compression, MergeStep, Prune
+from luvc.compression import Compression, Merge, Prune
 from luvc.shapes import Grid, ModelShape
 
 
 @dataclass(frozen=True)
 class AppliedStep:
-    """A merge step with its counts: before block `block`, `axis` shrinks from `before` to `after` units."""
+    """A merge step with its counts: before block `block`, `axis` shrinks from `before` to `after`.
+
+    Counted in units; in patches when patches are merged, in frames along time, and in units of the whole
+    frame when the axis is "any" (merging without the axis constraint).
+    """
 
     block: int
     axis: str
@@ -30,24 +34,33 @@ class Schedule:
     """Everything that is known about one video before it is decoded.
 
     Attributes:
-        shape, grid, compression: what it was computed from.
+        shape, compression: what it was computed from.
+        original_grid: grid of visual tokens without any compression.
+        grid: the grid that enters the encoder (smaller where frames are scaled down).
         merge_steps: merge steps with their counts, in order.
-        block_grids: `(height, width)` in units of one frame in each encoder block.
-        visual_tokens: tokens the language model would get uncompressed.
-        merged_tokens: tokens the language model gets.
-        merged_grid: the grid after merging.
+        block_grids: grid in units in each encoder block.
+        merged_grid: the grid after merging; one row a frame where it is no longer rectangular.
         layer_tokens: visual tokens alive in each decoder layer.
     """
 
     shape: ModelShape
-    grid: Grid
     compression: Compression
+    original_grid: Grid
+    grid: Grid
     merge_steps: tuple[AppliedStep, ...]
-    block_grids: tuple[tuple[int, int], ...]
-    visual_tokens: int
-    merged_tokens: int
+    block_grids: tuple[Grid, ...]
     merged_grid: Grid
     layer_tokens: tuple[int, ...]
+
+    @property
+    def visual_tokens(self) -> int:
+        """Visual tokens the language model would get without compression."""
+        return self.original_grid.units
+
+    @property
+    def merged_tokens(self) -> int:
+        """Visual tokens that come out of the encoder and enter the language model."""
+        return self.merged_grid.units
 
     @property
     def patches(self) -> int:
@@ -58,10 +71,12 @@ class Schedule:
     def encoder_tokens(self) -> tuple[int, ...]:
         """Patch tokens (class tokens included) in each encoder block, all frames."""
         vision = self.shape.vision
-        return tuple(
-            self.grid.frames * (height * width * vision.fold**2 + vision.class_tokens)
-            for height, width in self.block_grids
-        )
+        return tuple(grid.units * vision.fold**2 + grid.frames * vision.class_tokens for grid in self.block_grids)
+
+    @property
+    def merge_is_compact(self) -> bool:
+        """Whether merged tokens are numbered anew instead of keeping their original positions."""
+        return self.compression.merge is not None and self.compression.merge.positions == "compact"
 
     @property
     def mean_layer_tokens(self) -> float:
@@ -69,17 +84,15 @@ class Schedule:
 
     def vision_flops(self) -> int:
         """FLOPs of encoder and projector (a multiply-add counts as two)."""
-        vision, frames = self.shape.vision, self.grid.frames
+        vision = self.shape.vision
         mlp_matrices = 3 if vision.gated_mlp else 2
         per_token = 2 * (4 * vision.width**2 + mlp_matrices * vision.width * vision.mlp_width)
         total = 0
-        for block, (tokens, (height, width)) in enumerate(zip(self.encoder_tokens, self.block_grids, strict=True)):
-            if vision.window_units and block not in vision.full_blocks:
-                # Windows are products of intervals, so the sum of their squared areas factorises.
-                squares = _interval_squares(height, vision.window_units) * _interval_squares(width, vision.window_units)
-                pairs = frames * squares * vision.fold**4
-            else:
-                pairs = frames * (height * width * vision.fold**2 + vision.class_tokens) ** 2
+        for block, (tokens, grid) in enumerate(zip(self.encoder_tokens, self.block_grids, strict=True)):
+            windowed = vision.window_units and block not in vision.full_blocks
+            pairs = window_pairs(grid, self.window_shape()) * vision.fold**4 if windowed else None
+            if pairs is None:
+                pairs = grid.frames * (tokens // max(1, grid.frames)) ** 2
             total += tokens * per_token + 4 * pairs * vision.width
         pixels = vision.patch_px**2 * vision.channels * vision.frames_per_patch
         embedding = 2 * self.patches * pixels * vision.width
@@ -107,6 +120,12 @@ class Schedule:
         entries = sum(self.layer_tokens) + text.layers * (text_tokens + new_tokens)
         return 2 * entries * text.kv_heads * text.head_dim * element_bytes
 
+    def window_shape(self) -> tuple[int, int]:
+        """Rows and columns of an attention window in units; without a grid, as many units in a row."""
+        edge = self.shape.vision.window_units
+        merge = self.compression.merge
+        return (1, edge * edge) if merge is not None and merge.method == "tome" and self.merge_steps else (edge, edge)
+
     def _query_width(self) -> int:
         return self.shape.text.heads * self.shape.text.head_dim
 
@@ -132,14 +151,16 @@ def schedule(shape: ModelShape, grid: Grid | tuple[int, int, int], compression: 
     return _schedule(shape, grid, Compression.from_any(compression))
 
 
-def retained_on_axis(original: int, before: int, cumulative_keep: float) -> int:
-    """Units left on an axis after a merge step.
+def retained_on_axis(original: int, before: int, cumulative_keep: float, multiple: int = 1) -> int:
+    """What is left of an axis after a merge step.
 
     `cumulative_keep` is the product of the axis' ratios so far, applied to the original count so that
-    rounding does not add up; disjoint pairs can at most halve what was `before`.
+    rounding does not add up; disjoint pairs can at most halve what was `before`. The result is a multiple
+    of `multiple` (as the original is).
     """
     wanted = math.ceil(round(original * cumulative_keep, 6))
-    return min(before, max(wanted, before - before // 2, 1))
+    least = max(wanted, before - before // 2, 1)
+    return min(before, -(-least // multiple) * multiple)
 
 
 def retained_in_layers(merged_tokens: int, layers: int, prune: Prune | None) -> tuple[int, ...]:
@@ -149,50 +170,61 @@ def retained_in_layers(merged_tokens: int, layers: int, prune: Prune | None) -> 
     return tuple(math.ceil(round(merged_tokens * prune.keep_at(layer, layers), 6)) for layer in range(layers))
 
 
+def window_pairs(grid: Grid, window: tuple[int, int]) -> int:
+    """Query-key pairs, in units, when every frame is cut into windows; the last of an axis may be smaller."""
+
+    def squares(length: int, edge: int) -> int:
+        return length // edge * edge**2 + (length % edge) ** 2
+
+    # Windows are products of intervals, so the sum of their squared areas factorises.
+    return grid.frames * squares(grid.height, window[0]) * squares(grid.width, window[1])
+
+
 @lru_cache(maxsize=4096)
-def _schedule(shape: ModelShape, grid: Grid, compression: Compression) -> Schedule:
-    steps = compression.merge.resolved_steps() if compression.merge else ()
-    applied = _apply_steps(grid, steps, shape.vision.blocks)
-    block_grids = []
-    height, width, done = grid.height, grid.width, 0
-    for block in range(shape.vision.blocks + 1):
-        while done < len(applied) and applied[done].block == block:
-            if applied[done].axis == "height":
-                height = applied[done].after
-            else:
-                width = applied[done].after
-            done += 1
-        if block < shape.vision.blocks:
-            block_grids.append((height, width))
-    merged_grid = Grid(grid.frames, height, width)
+def _schedule(shape: ModelShape, original: Grid, compression: Compression) -> Schedule:
+    grid = original
+    if compression.resize < 1.0:
+        edge = math.sqrt(compression.resize)
+        height, width = (math.ceil(round(side * edge, 6)) for side in (original.height, original.width))
+        grid = Grid(original.frames, height, width)
+    steps: tuple[AppliedStep, ...] = ()
+    merged, block_grids = grid, (grid,) * shape.vision.blocks
+    if compression.merge is not None and grid.units:
+        steps, block_grids, merged = _merged(grid, compression.merge, shape)
     return Schedule(
         shape=shape,
-        grid=grid,
         compression=compression,
-        merge_steps=applied,
-        block_grids=tuple(block_grids),
-        visual_tokens=grid.units,
-        merged_tokens=merged_grid.units,
-        merged_grid=merged_grid,
-        layer_tokens=retained_in_layers(merged_grid.units, shape.text.layers, compression.prune),
+        original_grid=original,
+        grid=grid,
+        merge_steps=steps,
+        block_grids=block_grids,
+        merged_grid=merged,
+        layer_tokens=retained_in_layers(merged.units, shape.text.layers, compression.prune),
     )
 
 
-def _apply_steps(grid: Grid, steps: tuple[MergeStep, ...], blocks: int) -> tuple[AppliedStep, ...]:
-    original = {"height": grid.height, "width": grid.width}
-    size = dict(original)
-    keep = {"height": 1.0, "width": 1.0}
-    applied = []
-    for step in steps:
-        keep[step.axis] *= step.keep
-        before = size[step.axis]
-        after = retained_on_axis(original[step.axis], before, keep[step.axis])
-        size[step.axis] = after
+def _merged(grid: Grid, merge: Merge, shape: ModelShape) -> tuple[tuple[AppliedStep, ...], tuple[Grid, ...], Grid]:
+    """The steps with their counts, the grid in every block, and the grid behind the encoder."""
+    blocks, per_unit = shape.vision.blocks, shape.vision.fold if merge.unit == "patch" else 1
+    applied: list[AppliedStep] = []
+    block_grids: list[Grid] = []
+    current, keep = grid, {"height": 1.0, "width": 1.0, "time": 1.0, "any": 1.0}
+    for step in merge.resolved_steps():
+        block = min(blocks, round(step.depth * blocks))
+        block_grids.extend([current] * (block - len(block_grids)))
+        axis = "any" if merge.method == "tome" else step.axis
+        keep[axis] *= step.keep
+        if axis == "any":
+            before = current.height * current.width
+            after = retained_on_axis(grid.height * grid.width, before, keep[axis])
+            shrunk = Grid(grid.frames, 1, after)
+        else:
+            field, scale = ("frames", 1) if axis == "time" else (axis, per_unit)
+            before = getattr(current, field) * scale
+            after = retained_on_axis(getattr(grid, field) * scale, before, keep[axis], scale)
+            shrunk = replace(current, **{field: after // scale})
         if after < before:
-            applied.append(AppliedStep(min(blocks, round(step.depth * blocks)), step.axis, before, after))
-    return tuple(applied)
-
-
-def _interval_squares(length: int, window: int) -> int:
-    """Sum of squares of the pieces when `length` is cut into pieces of `window`, the last one shorter."""
-    return length // window * window**2 + (length % window) ** 2
+            applied.append(AppliedStep(block, axis, before, after))
+            current = shrunk
+    block_grids.extend([current] * (blocks - len(block_grids)))
+    return tuple(applied), tuple(block_grids), current

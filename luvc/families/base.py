@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from luvc.compression import Compression
 from luvc.scheduling import Schedule
 from luvc.shapes import Grid, ModelShape
 
@@ -45,11 +46,13 @@ class Encoded:
     Attributes:
         features: `[tokens, dim]`, frames in order, each frame row by row.
         row, column: `[tokens]` float, mean position of each token in its frame's original grid.
+        time: `[tokens]` float, mean frame of each token; None where frames are never merged.
     """
 
     features: Tensor
     row: Tensor
     column: Tensor
+    time: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,9 @@ class Runtime(Protocol):
     shape: ModelShape
     decoder: Decoder
     tokenizer: Any
+
+    def check(self, compression: Compression) -> None:
+        """Raise ConfigError for a compression that this family cannot do."""
 
     def layout(self, prompt: str, frames: int, image: bool) -> PromptLayout:
         """Token ids of a user prompt about a clip of `frames` temporal positions (0: text only)."""

@@ -8,9 +8,11 @@ and processing_internvl; equality with its `generate` is tested token for token.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from luvc.errors import ModelError
+from luvc.compression import Compression
+from luvc.errors import ConfigError, ModelError
 from luvc.families.base import Encoded, Prompt, PromptLayout, Runtime
 from luvc.families.text import refuse_markers, text_shape
 from luvc.scheduling import Schedule
@@ -94,6 +96,13 @@ class InternVLRuntime:
         # The tower's final norm applies only to its last hidden state.
         self.final_norm = model.config.vision_feature_layer in (-1, int(model.config.vision_config.num_hidden_layers))
 
+    def check(self, compression: Compression) -> None:
+        if compression.merge is not None and any(step.axis == "time" for step in compression.merge.steps):
+            raise ConfigError(
+                "compression.merge.steps: InternVL writes text between frames, which merging along time would tear",
+                "use the axes height and width",
+            )
+
     # Prompt ------------------------------------------------------------------------------------
 
     def layout(self, prompt: str, frames: int, image: bool) -> PromptLayout:
@@ -134,58 +143,40 @@ class InternVLRuntime:
         parts = [self._encode_frames(part, plan) for part in frames.split(chunk)]
         features, row, column = (torch.cat([part[index] for part in parts]) for index in range(3))
         sizes = [schedule.merged_tokens for schedule in schedules]
-        return [
-            Encoded(*clip) for clip in zip(features.split(sizes), row.split(sizes), column.split(sizes), strict=True)
-        ]
+        split = zip(features.split(sizes), row.split(sizes), column.split(sizes), strict=True)
+        return [Encoded(part, place, line) for part, place, line in split]
 
     def _encode_frames(self, frames: Tensor, plan: Schedule) -> tuple[Tensor, Tensor, Tensor]:
-        """uint8 `[frames, h, w, 3]` -> features `[tokens, dim]`, row and column `[tokens]`."""
+        """uint8 `[frames, h, w, 3]` -> features `[tokens, dim]` and row, column `[tokens]`."""
         import torch
 
         from luvc import attention
-        from luvc.methods.oim import UnitGrid, merge_axis
         from luvc.preprocess import normalise
+        from luvc.tower import Merging, fold_units
 
-        assert self.shape.frame_px is not None
-        fold = self.shape.vision.fold
-        weight = self.tower.embeddings.patch_embeddings.projection.weight
-        hidden = self.tower.embeddings(normalise(frames, self.shape.frame_px, self.normalisation, weight.dtype))
-        class_token = hidden[:, :1]
-        # Row-major patches -> [frames, unit rows, unit columns, slots, dim], slots in pixel-shuffle order.
-        units = hidden[:, 1:].unflatten(1, (plan.grid.height, fold, plan.grid.width, fold))
-        grid = UnitGrid.fresh(units.transpose(2, 3).flatten(3, 4))
-        steps = list(plan.merge_steps)
-        sequence = self._joined(class_token, grid)
+        fold, edge = self.shape.vision.fold, self.shape.vision.patch_px * self.shape.vision.fold
+        dtype = self.tower.embeddings.patch_embeddings.projection.weight.dtype
+        size = (plan.grid.height * edge, plan.grid.width * edge)
+        sequence = self.tower.embeddings(normalise(frames, size, self.normalisation, dtype))
+        patches = sequence[:, 1:].unflatten(1, (plan.grid.height * fold, plan.grid.width * fold))
+        merging = Merging(fold_units(patches[:, :, :, None], fold), plan)
+        sequence = torch.cat((sequence[:, :1], merging.grid.hidden.flatten(1, 3)), 1)
+        bias = None
         for block, layer in enumerate(self.tower.encoder.layer[: self.shape.vision.blocks]):
-            if steps and steps[0].block == block:
-                class_token, grid = self._split(sequence, grid)
-                while steps and steps[0].block == block:
-                    step = steps.pop(0)
-                    grid = merge_axis(grid, step.axis, step.after)
-                sequence = self._joined(class_token, grid)
-            with attention.using(attention.Frames()):
+            if merging.due(block):
+                units = merging.at(block, sequence[:, 1:], partial(_keys, layer))
+                sequence = torch.cat((sequence[:, :1], units.flatten(1, 3)), 1)
+                bias = merging.attention_bias()
+                if bias is not None:  # the class token has size 1
+                    bias = torch.nn.functional.pad(bias.view(len(frames), -1), (1, 0))
+            with attention.using(attention.Frames(bias)):
                 sequence = layer(sequence)
                 sequence = sequence[0] if isinstance(sequence, tuple) else sequence
         if self.final_norm:
             sequence = self.tower.layernorm(sequence)
-        _, grid = self._split(sequence, grid)
-        for step in steps:  # merges behind the last block
-            grid = merge_axis(grid, step.axis, step.after)
+        grid = merging.finish(merging.at(self.shape.vision.blocks, sequence[:, 1:]))
         features = self.projector(grid.hidden.flatten(3).flatten(0, 2))
-        position_dtype = torch.float32
-        return features, grid.row.flatten().to(position_dtype), grid.column.flatten().to(position_dtype)
-
-    @staticmethod
-    def _joined(class_token: Tensor, grid: Any) -> Tensor:
-        import torch
-
-        return torch.cat((class_token, grid.hidden.flatten(1, 3)), 1)
-
-    @staticmethod
-    def _split(sequence: Tensor, grid: Any) -> tuple[Tensor, Any]:
-        from dataclasses import replace
-
-        return sequence[:, :1], replace(grid, hidden=sequence[:, 1:].unflatten(1, grid.hidden.shape[1:4]))
+        return features, grid.row.flatten(), grid.column.flatten()
 
     # Language model ----------------------------------------------------------------------------
 
@@ -203,7 +194,7 @@ class InternVLRuntime:
             schedule = prompt.schedule
             merged = schedule.merged_grid.height * schedule.merged_grid.width
             original = schedule.grid.height * schedule.grid.width
-            compact = _is_compact(schedule)
+            compact = schedule.merge_is_compact
             position = 0
             for run, piece in enumerate(prompt.layout.pieces):
                 if run:
@@ -224,17 +215,18 @@ class InternVLRuntime:
             encoded = [(prompt.encoded, prompt.schedule) for prompt in prompts if prompt.encoded is not None]
             features = torch.cat([clip.features for clip, _ in encoded])
             inside = [
-                torch.zeros_like(clip.row) if _is_compact(plan) else clip.row * plan.grid.width + clip.column
+                torch.zeros_like(clip.row) if plan.merge_is_compact else clip.row * plan.grid.width + clip.column
                 for clip, plan in encoded
             ]
             hidden = hidden.index_copy(0, index, features.to(hidden.dtype))
             position = position.index_add(0, index, torch.cat(inside))
-        by_layer = zip(*(prompt.schedule.layer_tokens for prompt in prompts), strict=True)
-        return PackedPrompts(hidden[None], position[None], tuple(lengths), index, tuple(by_layer))
+        plans = tuple(prompt.schedule for prompt in prompts)
+        return PackedPrompts(hidden[None], position[None], tuple(lengths), index, plans)
 
     def next_position(self, prompt: Prompt) -> int:
-        schedule = prompt.schedule
-        return prompt.layout.text_tokens + (schedule.merged_tokens if _is_compact(schedule) else schedule.visual_tokens)
+        plan = prompt.schedule
+        visual = plan.merged_tokens if plan.merge_is_compact else plan.grid.units
+        return prompt.layout.text_tokens + visual
 
     def decode_positions(self, positions: Sequence[int]) -> Tensor:
         import torch
@@ -242,9 +234,10 @@ class InternVLRuntime:
         return torch.tensor(positions, device=self.projector.linear_1.weight.device)[:, None]
 
 
-def _is_compact(schedule: Schedule) -> bool:
-    merge = schedule.compression.merge
-    return merge is not None and merge.positions == "compact"
+def _keys(layer: Any, hidden: Tensor) -> Tensor:
+    """Attention keys of a block for tokens of the residual stream, `[tokens, dim]` in and out."""
+    keys = layer.attention.k_proj(layer.layernorm_before(hidden))
+    return layer.attention.k_norm(keys)
 
 
 FAMILY = InternVL()

@@ -12,9 +12,10 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
+from luvc.compression import Compression
 from luvc.errors import ModelError, RequestError
 from luvc.families.base import Encoded, Prompt, PromptLayout, Runtime
 from luvc.families.text import refuse_markers, text_shape
@@ -24,9 +25,10 @@ from luvc.shapes import Grid, ModelShape, VisionShape
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from luvc.attention import Packed
     from luvc.decoder import PackedPrompts
-    from luvc.methods.oim import UnitGrid
     from luvc.preprocess import Normalisation
+    from luvc.tower import Merging
 
 # Limits of the stock processors, in visual tokens (units of 28 x 28 pixels): transformers'
 # Qwen2VLVideoProcessor (per frame, and 90 % of the context for all frames) and Qwen2VLImageProcessor.
@@ -113,6 +115,9 @@ class Qwen2VLRuntime:
         self.video_token_id, self.image_token_id = int(model.config.video_token_id), int(model.config.image_token_id)
         self.device = model.lm_head.weight.device
 
+    def check(self, compression: Compression) -> None:
+        """Every compression is supported."""
+
     # Prompt ------------------------------------------------------------------------------------
 
     def layout(self, prompt: str, frames: int, image: bool) -> PromptLayout:
@@ -138,26 +143,26 @@ class Qwen2VLRuntime:
     def encode(self, clips: Sequence[Tensor], schedules: Sequence[Schedule], tokens: int) -> list[Encoded]:
         import torch
 
-        from luvc.methods.oim import UnitGrid
-
         # Frames are independent in the encoder: pool those of equal grid, whatever clip they come from.
-        pools: dict[tuple[int, int], list[tuple[int, Tensor]]] = {}
-        for index, (clip, plan) in enumerate(zip(clips, schedules, strict=True)):
-            size = (plan.grid.height, plan.grid.width)
-            pools.setdefault(size, []).append((index, self._patches(clip, plan)))
+        # Merging along time is the exception: then clips of equal length are pooled, and never cut.
+        pools: dict[tuple[int, ...], list[int]] = {}
+        for index, plan in enumerate(schedules):
+            whole = any(step.axis == "time" for step in plan.merge_steps)
+            key = (plan.grid.height, plan.grid.width, plan.grid.frames if whole else 0)
+            pools.setdefault(key, []).append(index)
         done: dict[int, Encoded] = {}
-        for (height, width), members in pools.items():
-            plan = schedules[members[0][0]]
-            patches = torch.cat([part for _, part in members])
+        for (height, width, clip_frames), members in pools.items():
+            plan = schedules[members[0]]
+            patches = torch.cat([self._patches(clips[index], schedules[index]) for index in members])
             chunk = max(1, tokens // (height * width * self.shape.vision.fold**2))
-            parts = []
-            for part in patches.split(chunk):
-                hidden = torch.nn.functional.linear(part, self.tower.patch_embed.proj.weight.flatten(1))
-                parts.append(self._run(UnitGrid.fresh(hidden), plan))
-            columns = [torch.cat([part[index] for part in parts]) for index in range(3)]
-            sizes = [schedules[index].merged_tokens for index, _ in members]
-            for (index, _), *encoded in zip(members, *(column.split(sizes) for column in columns), strict=True):
-                done[index] = Encoded(*encoded)
+            if clip_frames:
+                chunk = max(1, chunk // clip_frames) * clip_frames
+            parts = [self._run(part, plan) for part in patches.split(chunk)]
+            columns = [torch.cat([part[index] for part in parts]) for index in range(4)]
+            sizes = [schedules[index].merged_tokens for index in members]
+            for index, *encoded in zip(members, *(column.split(sizes) for column in columns), strict=True):
+                features, row, column, time = encoded
+                done[index] = Encoded(features, row, column, time if clip_frames else None)
         return [done[index] for index in range(len(clips))]
 
     def _patches(self, clip: Tensor, plan: Schedule) -> Tensor:
@@ -177,52 +182,45 @@ class Qwen2VLRuntime:
         # time, row, column, slot row, slot column | channel, frame, pixel row, pixel column
         return pixels.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(grid.frames, grid.height, grid.width, f * f, -1)
 
-    def _run(self, grid: UnitGrid, plan: Schedule) -> tuple[Tensor, Tensor, Tensor]:
-        """All blocks over frames of one grid -> features `[tokens, dim]`, row and column `[tokens]`."""
-        from dataclasses import replace
+    def _run(self, patches: Tensor, plan: Schedule) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Pixels `[frames, rows, columns, slots, patch_pixels]` of one grid through all blocks.
 
+        Returns:
+            Features `[tokens, dim]` and row, column, time `[tokens]`.
+        """
         import torch
 
         from luvc import attention
-        from luvc.methods.oim import merge_axis
+        from luvc.tower import Merging
 
         vision = self.shape.vision
-        steps = list(plan.merge_steps)
-        layout = _Orders(grid, vision.window_units, self._rotary(grid))
-        hidden, windowed = grid.hidden.flatten(0, 3), False
+        merging = Merging(torch.nn.functional.linear(patches, self.tower.patch_embed.proj.weight.flatten(1)), plan)
+        hidden, windowed = merging.grid.hidden.flatten(0, 3), False
+        orders = _Orders(merging, self._rotary(merging))
         for block, layer in enumerate(self.tower.blocks):
-            if steps and steps[0].block == block:
-                hidden = layout.to_frames(hidden) if windowed else hidden
-                grid, windowed = replace(grid, hidden=hidden.view(grid.hidden.shape)), False
-                while steps and steps[0].block == block:
-                    step = steps.pop(0)
-                    grid = merge_axis(grid, step.axis, step.after)
-                layout = _Orders(grid, vision.window_units, self._rotary(grid))
-                hidden = grid.hidden.flatten(0, 3)
+            if merging.due(block):
+                hidden = orders.to_frames(hidden) if windowed else hidden
+                hidden = merging.at(block, hidden, partial(_keys, layer)).flatten(0, 3)
+                orders, windowed = _Orders(merging, self._rotary(merging)), False
             wanted = bool(vision.window_units) and block not in vision.full_blocks
             if wanted != windowed:
-                hidden = layout.to_windows(hidden) if wanted else layout.to_frames(hidden)
+                hidden = orders.to_windows(hidden) if wanted else orders.to_frames(hidden)
                 windowed = wanted
-            lengths = layout.window_lengths if windowed else layout.frame_lengths
-            with attention.using(attention.Packed(lengths, causal=False)):
+            with attention.using(orders.attention(windowed)):
                 # The layer sees one sequence; the plan in force knows where it is cut.
                 whole = torch.tensor([0, hidden.shape[0]])
-                hidden = layer(hidden, cu_seqlens=whole, position_embeddings=layout.rotary(windowed))
-        grid = replace(grid, hidden=(layout.to_frames(hidden) if windowed else hidden).view(grid.hidden.shape))
-        for step in steps:  # merges behind the last block
-            grid = merge_axis(grid, step.axis, step.after)
-        return self.tower.merger(grid.hidden.flatten(0, 3)), grid.row.flatten(), grid.column.flatten()
+                hidden = layer(hidden, cu_seqlens=whole, position_embeddings=orders.rotary(windowed))
+        hidden = orders.to_frames(hidden) if windowed else hidden
+        grid = merging.finish(merging.at(len(self.tower.blocks), hidden))
+        features = self.tower.merger(grid.hidden.flatten(0, 3))
+        return features, grid.row.flatten(), grid.column.flatten(), grid.time.flatten()
 
-    def _rotary(self, grid: UnitGrid) -> tuple[Tensor, Tensor]:
-        """cos and sin `[patches, head_dim]` in frame order; a merged unit's slots sit around its mean position."""
+    def _rotary(self, merging: Merging) -> tuple[Tensor, Tensor]:
+        """cos and sin `[patches, head_dim]` in frame order."""
         import torch
 
-        fold = self.shape.vision.fold
-        slot = torch.arange(fold * fold, device=grid.row.device)
-        row = grid.row[..., None] * fold + slot // fold
-        column = grid.column[..., None] * fold + slot % fold
         frequency = self.tower.rotary_pos_emb.inv_freq.float()
-        angle = torch.cat((row.flatten()[:, None] * frequency, column.flatten()[:, None] * frequency), -1)
+        angle = torch.cat([place[:, None] * frequency for place in merging.patch_positions()], -1)
         angle = torch.cat((angle, angle), -1)
         return angle.cos(), angle.sin()
 
@@ -248,35 +246,36 @@ class Qwen2VLRuntime:
                 ids.extend([self.video_token_id] * prompt.schedule.merged_tokens)
                 positions.append(self._visual_positions(prompt, original[:, before:]))
                 ids.extend(prompt.layout.pieces[1])
-                positions.append(original[:, before + prompt.schedule.visual_tokens :])
+                positions.append(original[:, before + prompt.schedule.grid.units :])
             lengths.append(len(ids) - start)
         hidden = self.decoder.embed(torch.tensor(ids, device=self.device))
         index = torch.tensor(visual, device=self.device, dtype=torch.long)
         if visual:
             features = torch.cat([prompt.encoded.features for prompt in prompts if prompt.encoded is not None])
             hidden = hidden.index_copy(0, index, features.to(hidden.dtype))
-        by_layer = zip(*(prompt.schedule.layer_tokens for prompt in prompts), strict=True)
         position = torch.cat([part.to(self.device, torch.float32) for part in positions], 1)
-        return PackedPrompts(hidden[None], position[:, None], tuple(lengths), index, tuple(by_layer))
+        plans = tuple(prompt.schedule for prompt in prompts)
+        return PackedPrompts(hidden[None], position[:, None], tuple(lengths), index, plans)
 
     def _visual_positions(self, prompt: Prompt, original: Tensor) -> Tensor:
         """M-RoPE positions `[3, merged_tokens]` of merged tokens, in original coordinates."""
         import torch
 
-        grid, encoded = prompt.schedule.grid, prompt.encoded
+        plan, encoded = prompt.schedule, prompt.encoded
         assert encoded is not None
-        merge = prompt.schedule.compression.merge
-        per_frame = prompt.schedule.merged_tokens // grid.frames
-        time = original[0, : grid.units : grid.height * grid.width].to(self.device, torch.float32)
+        frame = plan.grid.height * plan.grid.width
+        times = original[0, : plan.grid.units : frame].to(self.device, torch.float32)
         row, column = encoded.row, encoded.column
-        if merge is not None and merge.positions == "compact":
-            place = torch.arange(per_frame, device=self.device).repeat(grid.frames)
-            row, column = (
-                place // prompt.schedule.merged_grid.width,
-                place % prompt.schedule.merged_grid.width,
-            )
-        first_row, first_column = int(original[1, 0]), int(original[2, 0])
-        return torch.stack((time.repeat_interleave(per_frame), row + first_row, column + first_column))
+        if plan.merge_is_compact:
+            merged = plan.merged_grid
+            place = torch.arange(merged.units, device=self.device) % (merged.height * merged.width)
+            row, column = place // merged.width, place % merged.width
+        if encoded.time is None:
+            time = times.repeat_interleave(plan.merged_tokens // plan.grid.frames)
+        else:  # a unit merged along time lies between two frames
+            before = encoded.time.floor().long()
+            time = torch.lerp(times[before], times[(before + 1).clamp(max=len(times) - 1)], encoded.time - before)
+        return torch.stack((time, row + int(original[1, 0]), column + int(original[2, 0])))
 
     def next_position(self, prompt: Prompt) -> int:
         return self._rope_index(prompt)[1]
@@ -322,38 +321,52 @@ class Qwen2VLRuntime:
         return positions, int(positions[0, -1]) + 1
 
 
-class _Orders:
-    """Frame order and window order of the patches of equal frames, and rotary embeddings in both."""
+def _keys(layer: Any, hidden: Tensor) -> Tensor:
+    """Attention keys of a block for tokens of the residual stream, `[tokens, dim]` in and out."""
+    import torch
 
-    def __init__(self, grid: UnitGrid, window: int, rotary: tuple[Tensor, Tensor]) -> None:
+    qkv = layer.attn.qkv
+    dim = qkv.out_features // 3
+    bias = None if qkv.bias is None else qkv.bias[dim : 2 * dim]
+    return torch.nn.functional.linear(layer.norm1(hidden), qkv.weight[dim : 2 * dim], bias)
+
+
+class _Orders:
+    """Frame order and window order of the tokens of equal frames; rotary embeddings and attention in both."""
+
+    def __init__(self, merging: Merging, rotary: tuple[Tensor, Tensor]) -> None:
         import torch
 
-        frames, height, width, slots = grid.hidden.shape[:4]
-        self.frame_lengths = (height * width * slots,) * frames
+        from luvc.attention import Packed
+
+        frames, height, width, slots = merging.grid.hidden.shape[:4]
+        bias = merging.attention_bias()
         self._rotary = {False: rotary}
-        if not window:
+        self._attention = {False: Packed((height * width * slots,) * frames, False, bias)}
+        rows, columns = merging.plan.window_shape()
+        if not rows:
             return
+        if slots == 1:  # patches are merged one by one
+            rows, columns = rows * merging.fold, columns * merging.fold
         # Windows of one frame by size; then the same size from all frames together.
         cells: dict[int, list[list[int]]] = {}
-        for top in range(0, height, window):
-            for left in range(0, width, window):
-                rows, columns = range(top, min(top + window, height)), range(left, min(left + window, width))
-                units = [row * width + column for row in rows for column in columns]
+        for top in range(0, height, rows):
+            for left in range(0, width, columns):
+                tall, wide = range(top, min(top + rows, height)), range(left, min(left + columns, width))
+                units = [row * width + column for row in tall for column in wide]
                 cells.setdefault(len(units), []).append(units)
-        device = grid.hidden.device
+        device = merging.grid.hidden.device
         per_frame = torch.arange(frames, device=device)[:, None] * (height * width)
-        order = [
-            (torch.tensor(windows, device=device).flatten()[None] + per_frame).flatten() for windows in cells.values()
-        ]
-        self.window_lengths = tuple(
-            units * slots for units, windows in cells.items() for _ in range(len(windows) * frames)
+        unit_order = torch.cat(
+            [(torch.tensor(windows, device=device).flatten()[None] + per_frame).flatten() for windows in cells.values()]
         )
-        unit_order = torch.cat(order)
+        lengths = tuple(units * slots for units, windows in cells.items() for _ in range(len(windows) * frames))
         self._order = (unit_order[:, None] * slots + torch.arange(slots, device=device)).flatten()
         self._inverse = torch.empty_like(self._order).scatter_(
             0, self._order, torch.arange(len(self._order), device=device)
         )
         self._rotary[True] = (rotary[0][self._order], rotary[1][self._order])
+        self._attention[True] = Packed(lengths, False, None if bias is None else bias[self._order])
 
     def to_windows(self, hidden: Tensor) -> Tensor:
         return hidden[self._order]
@@ -363,6 +376,9 @@ class _Orders:
 
     def rotary(self, windowed: bool) -> tuple[Tensor, Tensor]:
         return self._rotary[windowed]
+
+    def attention(self, windowed: bool) -> Packed:
+        return self._attention[windowed]
 
 
 QWEN2_VL, QWEN2_5_VL = Qwen2VL("qwen2_vl"), Qwen2VL("qwen2_5_vl")

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+AXES = {"time": 0, "height": 1, "width": 2}
+
 
 @dataclass(frozen=True)
 class UnitGrid:
@@ -26,58 +28,77 @@ class UnitGrid:
     Attributes:
         hidden: `[frames, height, width, slots, dim]`.
         size: `[frames, height, width]`, original units inside each unit.
-        row, column: `[frames, height, width]`, size-weighted mean position in the original grid.
+        time, row, column: `[frames, height, width]`, size-weighted mean position in the original grid.
     """
 
     hidden: Tensor
     size: Tensor
+    time: Tensor
     row: Tensor
     column: Tensor
 
     @staticmethod
-    def fresh(hidden: Tensor) -> UnitGrid:
-        """An unmerged grid around `hidden` `[frames, height, width, slots, dim]`."""
+    def fresh(hidden: Tensor, clip_frames: int = 1) -> UnitGrid:
+        """An unmerged grid around `hidden` `[frames, height, width, slots, dim]`, clips of equal length."""
         frames, height, width = hidden.shape[:3]
         options = {"device": hidden.device, "dtype": torch.float32}
+        time = torch.arange(frames, **options)[:, None, None].expand(frames, height, width) % clip_frames
         row = torch.arange(height, **options)[None, :, None].expand(frames, height, width)
         column = torch.arange(width, **options)[None, None, :].expand(frames, height, width)
-        return UnitGrid(hidden, torch.ones(frames, height, width, **options), row, column)
+        return UnitGrid(hidden, torch.ones(frames, height, width, **options), time, row, column)
+
+    @property
+    def channels(self) -> tuple[Tensor, ...]:
+        """All parts, `hidden` and `size` first; every one starts `[frames, height, width]`."""
+        return self.hidden, self.size, self.time, self.row, self.column
 
 
-def merge_axis(grid: UnitGrid, axis: str, after: int) -> UnitGrid:
-    """One OIM step: shrink `axis` ("height" or "width") of every frame to `after` units.
+def merge_axis(grid: UnitGrid, axis: str, after: int, before: int = 0, keys: Tensor | None = None) -> UnitGrid:
+    """One OIM step: shrink `axis` ("height", "width" or "time") to `after`.
 
-    Returns a new grid; the input is not changed. `after` comes from `luvc.scheduling`.
+    Args:
+        grid: not changed.
+        after: from `luvc.scheduling`.
+        before: frames of one clip when merging along time (the batch may hold several clips of that length).
+        keys: `[frames, height, width, features]` to compare instead of the hidden states.
     """
-    dim = 1 if axis == "height" else 2
-    before = grid.hidden.shape[dim]
+    dim = AXES[axis]
+    before = before if axis == "time" else grid.hidden.shape[dim]
     if after == before:
         return grid
-    # Lines along the axis: [lines, before, ...].
-    hidden = grid.hidden.transpose(dim, 2)
-    lines_shape = hidden.shape[:2]
-    hidden = hidden.reshape(-1, before, *hidden.shape[3:])
-    size, row, column = (part.transpose(dim, 2).reshape(-1, before) for part in (grid.size, grid.row, grid.column))
 
-    first, paired = select_pairs(adjacent_similarity(hidden.flatten(2)), before - after)
+    def lines(part: Tensor) -> Tensor:
+        """`[lines, before, ...]`: the axis second, everything else of the grid in front."""
+        if axis == "time":
+            part = part.unflatten(0, (-1, before)).permute(0, 2, 3, 1, *range(4, part.ndim + 1))
+            return part.flatten(0, 2)
+        return part.transpose(dim, 2).flatten(0, 1)
+
+    def grids(part: Tensor) -> Tensor:
+        """The inverse of `lines`, for the shrunk axis."""
+        frames, height, width = grid.hidden.shape[:3]
+        if axis == "time":
+            part = part.unflatten(0, (frames // before, height, width))
+            return part.permute(0, 3, 1, 2, *range(4, part.ndim)).flatten(0, 1)
+        other = width if axis == "height" else height
+        return part.unflatten(0, (frames, other)).transpose(dim, 2)
+
+    hidden, size, *positions = (lines(part) for part in grid.channels)
+    similarity = adjacent_similarity(hidden.flatten(2) if keys is None else lines(keys))
+    first, paired = select_pairs(similarity, before - after)
     second = (first + 1).clamp(max=before - 1)
     first_size, second_size = size.gather(1, first), size.gather(1, second) * paired
     share = second_size / (first_size + second_size)
 
     def merged(values: Tensor) -> Tensor:
-        index = first.view(*first.shape, *(1,) * (values.ndim - 2)).expand(*first.shape, *values.shape[2:])
+        trailing = (1,) * (values.ndim - 2)
+        index = first.view(*first.shape, *trailing).expand(*first.shape, *values.shape[2:])
         left = values.gather(1, index)
         right = values.gather(1, (index + 1).clamp(max=before - 1))
-        weight = share.to(values.dtype).view(*share.shape, *(1,) * (values.ndim - 2))
         # a + (b - a) w leaves unpaired units (w = 0) exactly as they were.
-        return left + (right - left) * weight
+        return left + (right - left) * share.to(values.dtype).view(*share.shape, *trailing)
 
-    def folded(values: Tensor) -> Tensor:
-        return values.reshape(*lines_shape, after, *values.shape[2:]).transpose(dim, 2)
-
-    return UnitGrid(
-        folded(merged(hidden)), folded(first_size + second_size), folded(merged(row)), folded(merged(column))
-    )
+    return UnitGrid(grids(merged(hidden)), grids(first_size + second_size), *(grids(merged(p)) for p in positions))
 
 
 def adjacent_similarity(lines: Tensor) -> Tensor:

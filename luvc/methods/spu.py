@@ -11,32 +11,35 @@ Idea: arXiv 2512.09010 (transform, axis and cut-off are not published there; all
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from luvc.compression import Prune
 
+if TYPE_CHECKING:
+    from luvc.methods.select import Candidates
 
-def spectral_scores(hidden: Tensor, lengths: tuple[int, ...], prune: Prune) -> Tensor:
-    """Score every visual token; higher stays.
+
+def spectral_scores(candidates: Candidates, prune: Prune) -> Tensor:
+    """Score every visual token by its part of the spectrum.
 
     Args:
-        hidden: `[videos, n_max, dim]`, padded at the end.
-        lengths: tokens of each video, host integers.
+        candidates: visual tokens of several videos.
         prune: axis, filter, cut-off, sign and residual.
 
     Returns:
-        `[videos, n_max]` float32; values at padding are meaningless.
+        `[videos, n_max]` float32, higher stays; values at padding are meaningless.
     """
-    signal = hidden.float()
+    signal = candidates.padded().float()
     if prune.axis == "channel":
         low = low_pass(signal, prune, dim=2)
     else:
         low = torch.zeros_like(signal)
-        for length in sorted(set(lengths)):
+        for length in sorted(set(candidates.lengths)):
             # A transform needs its exact length: videos of equal length are filtered together.
-            rows = [row for row, other in enumerate(lengths) if other == length]
+            rows = [row for row, other in enumerate(candidates.lengths) if other == length]
             if length:
                 low[rows, :length] = low_pass(signal[rows, :length], prune, dim=1)
     if prune.residual:

@@ -9,7 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from luvc.families import internvl
 from luvc.methods.oim import UnitGrid, adjacent_similarity, merge_axis, select_pairs
+from luvc.methods.tome import merge_any
+from luvc.scheduling import schedule
+from luvc.tower import Merging, fold_units, unfold_units
+from tests.luvc import tiny
+
+SHAPE = internvl.FAMILY.shape(tiny.model().config.to_dict())
 
 
 def best_by_brute_force(similarity: list[float], pairs: int) -> float:
@@ -99,10 +106,12 @@ def test_the_four_sub_slots_of_a_unit_are_averaged_apart():
 
 def test_a_merge_weighs_by_size():
     values = torch.tensor([0.0, 0.0, 6.0]).view(1, 1, 3, 1, 1)
-    grid = UnitGrid(values, torch.tensor([[[1.0, 1.0, 2.0]]]), torch.zeros(1, 1, 3), torch.tensor([[[0.0, 1.0, 2.5]]]))
-    grid = merge_axis(grid, "width", 2)  # zeros are "similar" to nothing: cosine 0, the last pair wins ties or not
+    nowhere = torch.zeros(1, 1, 3)
+    grid = UnitGrid(values, torch.tensor([[[1.0, 1.0, 2.0]]]), nowhere, nowhere, torch.tensor([[[0.0, 1.0, 2.5]]]))
+    grid = merge_axis(grid, "width", 2)
     assert grid.size.sum() == 4
     assert float((grid.hidden.flatten() * grid.size.flatten()).sum()) == pytest.approx(12.0)
+    assert float((grid.column.flatten() * grid.size.flatten()).sum()) == pytest.approx(6.0)
 
 
 @settings(max_examples=25, deadline=None)
@@ -119,3 +128,66 @@ def test_a_frame_merges_the_same_alone_and_in_a_batch(seed, axis):
 def test_similarity_is_cosine_and_zero_vectors_are_harmless():
     lines = torch.tensor([[[1.0, 0.0], [2.0, 0.0], [0.0, 3.0], [0.0, 0.0]]])
     assert adjacent_similarity(lines)[0].tolist() == pytest.approx([1.0, 0.0, 0.0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(clips=st.integers(1, 3), frames=st.integers(1, 6), seed=st.integers(0, 999), data=st.data())
+def test_merging_along_time_stays_inside_a_clip(clips, frames, seed, data):
+    after = data.draw(st.integers(frames - frames // 2, frames))
+    hidden = torch.randn(clips * frames, 2, 3, 4, 5, generator=torch.Generator().manual_seed(seed))
+    together = merge_axis(UnitGrid.fresh(hidden, frames), "time", after, frames)
+    assert together.hidden.shape == (clips * after, 2, 3, 4, 5)
+    assert together.time.max() <= frames - 1
+    for clip in range(clips):
+        part = slice(clip * frames, (clip + 1) * frames)
+        alone = merge_axis(UnitGrid.fresh(hidden[part], frames), "time", after, frames)
+        mine = slice(clip * after, (clip + 1) * after)
+        assert torch.equal(alone.hidden, together.hidden[mine])
+        assert torch.equal(alone.time, together.time[mine])
+        assert torch.allclose(alone.size.sum(0), torch.full((2, 3), float(frames)))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    frames=st.integers(1, 3),
+    height=st.integers(1, 5),
+    width=st.integers(1, 5),
+    seed=st.integers(0, 999),
+    data=st.data(),
+)
+def test_merging_without_axes_conserves_sizes_and_means_too(frames, height, width, seed, data):
+    units = height * width
+    after = data.draw(st.integers(units - units // 2, units))
+    hidden = torch.randn(frames, height, width, 4, 6, generator=torch.Generator().manual_seed(seed))
+    original = UnitGrid.fresh(hidden)
+    merged = merge_any(original, after)
+    assert merged.hidden.shape == (frames, 1, after, 4, 6)
+    assert torch.allclose(merged.size.sum((1, 2)), torch.full((frames,), float(units)))
+    weight = merged.size[..., None, None]
+    assert torch.allclose((merged.hidden * weight).sum((1, 2)), hidden.sum((1, 2)), atol=1e-3)
+    assert torch.allclose((merged.column * merged.size).sum((1, 2)), original.column.sum((1, 2)), atol=1e-3)
+    alone = merge_any(UnitGrid.fresh(hidden[:1]), after)
+    assert torch.equal(alone.hidden, merged.hidden[:1])
+    untouched = merged.size[0, 0] == 1
+    kept = merged.hidden[0, 0][untouched]
+    assert all(any(torch.equal(unit, other) for other in hidden[0].flatten(0, 1)) for unit in kept)
+
+
+def test_folding_patches_is_the_order_of_the_models_own_fold():
+    patches = torch.arange(4 * 6.0).view(1, 4, 6, 1, 1)
+    units = fold_units(patches, 2)
+    assert units[0, 1, 2].flatten().tolist() == [16, 17, 22, 23]
+    assert torch.equal(unfold_units(units, 2), patches)
+
+
+def test_merged_patches_are_folded_back_with_positions_in_units():
+    plan = schedule(SHAPE, (1, 4, 4), {"merge": {"unit": "patch", "steps": [[0.0, "width", 0.5]]}})
+    merging = Merging(torch.randn(1, 4, 4, 4, 3), plan)
+    assert merging.grid.hidden.shape == (1, 8, 8, 1, 3)
+    hidden = merging.at(0, merging.grid.hidden)
+    assert hidden.shape == (1, 8, 4, 1, 3)
+    grid = merging.finish(hidden)
+    assert grid.hidden.shape == (1, 4, 2, 4, 3)
+    assert grid.row[0, :, 0].tolist() == [0, 1, 2, 3]
+    assert grid.column[0, 0].tolist() == [0.5, 2.5]
+    assert grid.size.sum() == 16

@@ -10,12 +10,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luvc.compression import Prune
-from luvc.methods.select import SCORES, select
+from luvc.methods.select import SCORES, Candidates, select
 from luvc.methods.spu import low_pass, spectral_scores
+
+
+class Layer:
+    """The part of a decoder layer that scores look at."""
+
+    class self_attn:  # noqa: N801 - the name transformers' layers use
+        k_proj = torch.nn.Linear(12, 4)
+
+    input_layernorm = torch.nn.Identity()
+
+
+def candidates(visual: torch.Tensor, lengths: tuple[int, ...], frame: int = 3) -> Candidates:
+    place = torch.cat([torch.arange(length) for length in lengths])
+    return Candidates(visual, place, lengths, lengths, (frame,) * len(lengths), Layer)
+
 
 VARIANTS = [
     Prune(method="random"),
     Prune(method="uniform"),
+    Prune(method="key_norm"),
+    Prune(method="adjacent_frames"),
     *(
         Prune(axis=axis, filter=kind, sign=sign, residual=residual)
         for axis in ("sequence", "channel")
@@ -42,7 +59,7 @@ def test_counts_order_and_independence_of_the_batch(prune, data):
     keep = tuple(data.draw(st.integers(0, length)) for length in lengths)
     seed = data.draw(st.integers(0, 9999))
     visual = torch.randn(sum(lengths), 12, generator=torch.Generator().manual_seed(seed))
-    chosen = select(visual, lengths, keep, prune)
+    chosen = select(candidates(visual, lengths), keep, prune)
     assert chosen.shape == (sum(keep),)
     assert (chosen.diff() > 0).all(), "ascending: kept tokens keep their order"
     start = 0
@@ -50,7 +67,7 @@ def test_counts_order_and_independence_of_the_batch(prune, data):
         mine = chosen[(chosen >= start) & (chosen < start + length)] - start
         assert len(mine) == count
         if length:
-            alone = select(visual[start : start + length], (length,), (count,), prune)
+            alone = select(candidates(visual[start : start + length], (length,)), (count,), prune)
             assert torch.equal(mine, alone)
         start += length
 
@@ -86,16 +103,41 @@ def test_a_constant_is_all_low_and_an_alternation_is_not(kind):
 
 def test_signs_and_residual_rank_smooth_tokens_as_they_should():
     smooth, rough = torch.ones(16), torch.tensor([1.0, -1.0] * 8)
-    hidden = torch.stack([smooth, rough])[None]
-    high, low = (spectral_scores(hidden, (2,), Prune(sign=sign))[0] for sign in ("high", "low"))
+    hidden = candidates(torch.stack([smooth, rough]), (2,))
+    high, low = (spectral_scores(hidden, Prune(sign=sign))[0] for sign in ("high", "low"))
     assert high[0] > high[1]
     assert low[0] < low[1]
-    rest = spectral_scores(hidden, (2,), Prune(residual=True))[0]
+    rest = spectral_scores(hidden, Prune(residual=True))[0]
     assert rest[0] < rest[1]
 
 
 @pytest.mark.parametrize("keep", [1, 2, 5, 8, 13])
 def test_uniform_is_spread_out(keep):
-    chosen = select(torch.zeros(16, 2), (16,), (keep,), Prune(method="uniform"))
+    chosen = select(candidates(torch.zeros(16, 2), (16,)), (keep,), Prune(method="uniform"))
     gaps = torch.cat((chosen, chosen[:1] + 16)).diff()
     assert gaps.max() <= 2 * math.ceil(16 / keep)
+
+
+def test_adjacent_frames_keeps_what_changed():
+    frame = torch.eye(4, 12)
+    second = frame.clone()
+    second[2] = torch.ones(12)  # one place changes, the rest repeats
+    visual = torch.cat((frame, second))
+    chosen = select(candidates(visual, (8,), frame=4), (5,), Prune(method="adjacent_frames"))
+    assert chosen.tolist() == [0, 1, 2, 3, 6]
+
+
+def test_adjacent_frames_knows_which_predecessors_are_gone():
+    visual = torch.eye(1, 12).repeat(3, 1)
+    place = torch.tensor([1, 4, 7])  # one place of three frames; of another video's frames, only one is left
+    alive = Candidates(torch.cat((visual, visual[:1])), torch.cat((place, torch.tensor([8]))), (3, 1), (9, 9), (3, 3))
+    scores = SCORES["adjacent_frames"](alive, Prune(method="adjacent_frames"))
+    assert scores[0].tolist() == pytest.approx([float("inf"), 0.0, 0.0])
+    assert scores[1, 0] == float("inf")
+
+
+def test_key_norm_keeps_the_smallest_keys():
+    visual = torch.randn(6, 12, generator=torch.Generator().manual_seed(0))
+    norms = Layer.self_attn.k_proj(visual).norm(dim=1)
+    chosen = select(candidates(visual, (6,)), (3,), Prune(method="key_norm"))
+    assert chosen.tolist() == sorted(norms.argsort()[:3].tolist())
