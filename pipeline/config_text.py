@@ -82,12 +82,18 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         key, (_, equals, text) = _override_key(override), override.partition("=")
         if not equals or not all(key.split(".")):
             raise ConfigError(f"--set {key}: not of the form key=value", "for example --set sampling.frames=8")
-        try:
-            value = parse_yaml(text)
-        except yaml.YAMLError:
-            value = text  # plain text that happens not to be YAML, such as a prompt with a colon and a quote
+        value = _parse_value(text)
         result = _set(result, key.split("."), value, key)
     return typing.cast("dict[str, Any]", result)
+
+
+def _parse_value(text: str) -> Any:
+    """YAML; but `What: is this?` is a prompt, not a mapping: those are written with braces or brackets here."""
+    try:
+        value = parse_yaml(text)
+    except yaml.YAMLError:
+        return text
+    return text if isinstance(value, (dict, list)) and text.strip()[:1] not in ("{", "[") else value
 
 
 def _set(node: Any, keys: list[str], value: Any, full_key: str, done: str = "") -> Any:

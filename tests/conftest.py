@@ -38,7 +38,7 @@ def s3_server(_loopback_without_proxy: None) -> Iterator[str]:
 
 
 @pytest.fixture
-def s3(s3_server: str) -> Iterator[dict[str, Any]]:
+def s3(s3_server: str) -> dict[str, Any]:
     """A fresh bucket.
 
     Keys: `endpoint_url`, `bucket`, `url` ("s3://bucket"), `storage` (options for fsspec), `client` (boto3).
@@ -55,7 +55,7 @@ def s3(s3_server: str) -> Iterator[dict[str, Any]]:
     )
     bucket = f"test-{uuid.uuid4().hex[:12]}"
     client.create_bucket(Bucket=bucket)
-    yield {
+    return {
         "endpoint_url": s3_server,
         "bucket": bucket,
         "url": f"s3://{bucket}",
