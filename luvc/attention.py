@@ -21,7 +21,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-NAME = "luvc"
+NAME = "luvc"  # under which transformers knows the seam
+BACKENDS = ("sdpa",)
 
 
 @dataclass(frozen=True)
@@ -134,11 +135,6 @@ def decode(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scali
     grouped = query.reshape(batch, key.shape[1], heads // key.shape[1], head_dim)
     out = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
     return out.reshape(batch, heads, 1, head_dim)
-
-
-def backend(device: torch.device) -> str:
-    """Name of the back end in use on `device`, for reports."""
-    return f"sdpa ({device.type})"
 
 
 AttentionInterface.register(NAME, attend)

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from luvc import attention, checkpoints
+from luvc import attention as seam
+from luvc import checkpoints
 from luvc.compression import Compression
 from luvc.engine import Budgets, Engine
 from luvc.errors import ConfigError, ModelError
@@ -23,6 +24,7 @@ def load(
     revision: str | None = None,
     dtype: str | torch.dtype = "auto",
     device: str = "auto",
+    attention: str = "auto",
     trust_remote_code: bool = False,
     budgets: Budgets | None = None,
 ) -> Engine:
@@ -34,6 +36,7 @@ def load(
         compression: preset name, mapping or `Compression`.
         dtype: "auto" is bfloat16 on CUDA and float32 on CPU; else a torch dtype or its name.
         device: "auto" is CUDA where there is one.
+        attention: back end of the attention seam: "auto" or one of `luvc.attention.BACKENDS`.
         trust_remote_code: run code that comes with the checkpoint; off unless asked for.
         budgets: limits of batches and memory.
 
@@ -42,6 +45,8 @@ def load(
         ConfigError: an impossible compression, dtype or device.
     """
     settings = Compression.from_any(compression)
+    if attention not in ("auto", *seam.BACKENDS):
+        raise ConfigError(f"model.attention: {attention!r} is not built in", "known: auto, " + ", ".join(seam.BACKENDS))
     if isinstance(model, (str, Path)):
         model, tokenizer, norm = _from_checkpoint(
             str(model), revision, _dtype(dtype, _device(device)), _device(device), trust_remote_code
@@ -54,7 +59,7 @@ def load(
         norm = Normalisation.from_config(image_processor.to_dict() if image_processor is not None else {})
     family = family_of(model.config.to_dict())
     # One seam for all layers; without a plan it is SDPA, so the model still works on its own.
-    model.set_attn_implementation(attention.NAME)
+    model.set_attn_implementation(seam.NAME)
     model.eval()
     eos = model.generation_config.eos_token_id
     eos_ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)

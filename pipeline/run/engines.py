@@ -17,6 +17,7 @@ def open_engine(config: RunConfig) -> EngineProtocol:
 
         return FakeEngine(slots=config.run.in_flight_units)
     import luvc
+    from luvc.engine import Budgets
 
     model = config.model
     return luvc.load(
@@ -27,7 +28,9 @@ def open_engine(config: RunConfig) -> EngineProtocol:
         attention=model.attention,
         trust_remote_code=model.trust_remote_code,
         compression=config.compression,
-        max_new_tokens=config.generation.max_new_tokens,
-        prefill_tokens=config.run.prefill_tokens,
-        kv_bytes=config.run.kv_bytes,
+        budgets=Budgets(
+            prefill_tokens=config.run.prefill_tokens,
+            kv_bytes=config.run.kv_bytes,
+            max_new_tokens=config.generation.max_new_tokens,
+        ),
     )
