@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
+Key = tuple[str, str]
 Verdict = Literal["together", "alone", "give_up"]
 
 
@@ -51,39 +52,50 @@ class Board:
     def __init__(self, attempts: int, engine_starts: int) -> None:
         self._attempts = attempts
         self._engine_starts_left = self._engine_starts = engine_starts
-        self._in_flight: dict[tuple[str, str], bool] = {}
-        self._deaths: Counter[tuple[str, str]] = Counter()
-        self._died_alone: set[tuple[str, str]] = set()
+        self._in_flight: dict[Key, str] = {}
+        self._alone: dict[str, Key] = {}
+        self._deaths: Counter[Key] = Counter()
+        self._died_alone: set[Key] = set()
         self._started: Counter[str] = Counter()
         self._finished: Counter[str] = Counter()
         self._abort: tuple[str, str] | None = None
 
-    def begin(self, stage: str, unit_id: str, alone: bool = False) -> Turn:
+    def begin(self, stage: str, unit_id: str, worker: str, alone: bool = False) -> Turn:
         """Note that a worker is about to take a unit; answers what to do with it.
 
         Args:
-            alone: the stage has one unit per process, so a death has one suspect.
+            worker: the process, not the same after a restart.
+            alone: the worker has one unit at a time, so a death has one suspect.
         """
         key = (stage, unit_id)
-        if key in self._in_flight:
-            self._deaths[key] += 1
-            if self._in_flight.pop(key):
+        died = self._in_flight.pop(key, None)
+        if died is not None:
+            blamed = self._alone.get(died)
+            # While another unit had that worker to itself, this one only waited: no blame.
+            if blamed in (None, key):
+                self._deaths[key] += 1
+            if blamed == key:
                 self._died_alone.add(key)
         deaths = self._deaths[key]
         if deaths >= self._attempts and key in self._died_alone:
             return Turn("give_up", deaths)
-        self._in_flight[key] = alone
+        self._in_flight[key] = worker
         self._started[stage] += 1
+        if alone:
+            self._alone[worker] = key
         return Turn("alone" if deaths else "together", deaths)
 
     def alone(self, stage: str, unit_id: str) -> None:
         """Note that from now on the unit has its worker to itself."""
-        if (stage, unit_id) in self._in_flight:
-            self._in_flight[stage, unit_id] = True
+        worker = self._in_flight.get((stage, unit_id))
+        if worker is not None:
+            self._alone[worker] = (stage, unit_id)
 
     def end(self, stage: str, unit_id: str) -> None:
         """Note that the worker has survived the unit, whatever came of it."""
-        self._in_flight.pop((stage, unit_id), None)
+        worker = self._in_flight.pop((stage, unit_id), None)
+        if worker is not None and self._alone.get(worker) == (stage, unit_id):
+            del self._alone[worker]
         self._finished[stage] += 1
         self._engine_starts_left = self._engine_starts
 

@@ -70,7 +70,7 @@ class DecodeStage:
         if row["error_class"]:
             return decoded_row(row, {"failure": planned_failure(row, self._run_id, _now())})
         unit_id = row["unit_id"]
-        turn: Turn = ray.get(self._board.begin.remote(DECODE, unit_id, alone=True))
+        turn: Turn = ray.get(self._board.begin.remote(DECODE, unit_id, _process(), alone=True))
         if turn.verdict == "give_up":
             return decoded_row(row, {"failure": self._failure(row, _died("decoding", turn), turn.deaths)})
         started = time.perf_counter()
@@ -149,7 +149,7 @@ class AnswerStage:
         }
 
     def _answer(self, unit: Mapping[str, Any], frames: Callable[[], Any]) -> dict[str, Any]:
-        turn: Turn = ray.get(self._board.begin.remote(ANSWER, unit["unit_id"]))
+        turn: Turn = ray.get(self._board.begin.remote(ANSWER, unit["unit_id"], _process()))
         if turn.verdict == "give_up":
             return {"failure": self._failure(unit, _died("answering", turn), turn.deaths)}
         try:
@@ -189,6 +189,10 @@ class AnswerStage:
 
     def _failure(self, unit: Mapping[str, Any], error: BaseException, attempts: int) -> dict[str, Any]:
         return failure_row(unit, ANSWER, error, attempts, self._facts.run_id, _now())
+
+
+def _process() -> str:
+    return str(ray.get_runtime_context().get_worker_id())
 
 
 def _died(doing: str, turn: Turn) -> WorkerDied:

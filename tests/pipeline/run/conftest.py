@@ -21,6 +21,9 @@ def ray_address() -> Iterator[str]:
     prepare_environment()
     import ray
 
+    if ray.is_initialized():  # by the other folder of tests that uses this fixture
+        yield ray.get_runtime_context().gcs_address
+        return
     ray.init(
         address="local",
         num_cpus=4,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pipeline.run.board import Board, Turn
 
 
 def test_a_unit_that_ends_has_no_history():
     board = Board(attempts=2, engine_starts=3)
     for _ in range(5):
-        assert board.begin("answer", "a") == Turn("together", 0)
+        assert board.begin("answer", "a", "w") == Turn("together", 0)
         board.end("answer", "a")
     snapshot = board.snapshot()
     assert snapshot.started == snapshot.finished == {"answer": 5}
@@ -17,17 +19,21 @@ def test_a_unit_that_ends_has_no_history():
 
 def test_a_process_with_one_unit_has_one_suspect():
     board = Board(attempts=2, engine_starts=3)
-    assert board.begin("video_decode", "a", alone=True).verdict == "together"
-    assert board.begin("video_decode", "a", alone=True) == Turn("alone", 1)
-    assert board.begin("video_decode", "a", alone=True) == Turn("give_up", 2)
+    assert board.begin("video_decode", "a", "w1", alone=True).verdict == "together"
+    assert board.begin("video_decode", "a", "w2", alone=True) == Turn("alone", 1)
+    assert board.begin("video_decode", "a", "w3", alone=True) == Turn("give_up", 2)
 
 
-def test_neighbours_of_a_killer_survive():
-    """A simulation: one process, eight units in flight, one of which kills it every time."""
-    board = Board(attempts=2, engine_starts=99)
-    waiting, answered, given_up, deaths = [f"u{i}" for i in range(8)], [], [], 0
+@pytest.mark.parametrize("attempts", [1, 2, 3])
+@pytest.mark.parametrize("killers", [[3], [0], [7], [2, 5], [0, 1, 6, 7]])
+def test_neighbours_of_killers_survive(attempts, killers):
+    """A simulation: processes with eight units in flight, some of which kill theirs every time."""
+    board = Board(attempts, engine_starts=99)
+    waiting, answered, given_up, process = [f"u{i}" for i in range(8)], [], [], 0
+    killers = {f"u{i}" for i in killers}
     while waiting:
-        turns = {unit: board.begin("answer", unit) for unit in waiting}
+        process += 1
+        turns = {unit: board.begin("answer", unit, f"process {process}") for unit in waiting}
         given_up += [unit for unit, turn in turns.items() if turn.verdict == "give_up"]
         waiting = [unit for unit in waiting if unit not in given_up]
         together = [unit for unit in waiting if turns[unit].verdict == "together"]
@@ -35,16 +41,15 @@ def test_neighbours_of_a_killer_survive():
         for batch in batches:
             if turns[batch[0]].verdict == "alone":
                 board.alone("answer", batch[0])
-            if "u3" in batch:
-                deaths += 1
+            if killers & set(batch):
                 break
             for unit in batch:
                 board.end("answer", unit)
                 answered.append(unit)
                 waiting.remove(unit)
-    assert given_up == ["u3"]
-    assert sorted(answered) == [f"u{i}" for i in range(8) if i != 3]
-    assert deaths == 2
+    assert set(given_up) == killers
+    assert sorted(answered) == sorted({f"u{i}" for i in range(8)} - killers)
+    assert process <= 2 + len(killers) * attempts
 
 
 def test_an_engine_that_never_works_ends_the_run():
