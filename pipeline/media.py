@@ -86,8 +86,6 @@ def translate(url: str, error: FFmpegError, opened: bool, head: bytes = b"") -> 
     detail = error.strerror or type(error).__name__
     if isinstance(error, (av.error.TimeoutError, av.error.ExitError)):
         return DecodeTimeout(f"{url}: reading timed out", "slow storage, or a file made to stall its reader")
-    if isinstance(error, (av.error.FileNotFoundError, av.error.PermissionError)):
-        return read_error(url, FileNotFoundError() if isinstance(error, FileNotFoundError) else PermissionError())
     if isinstance(error, (av.error.DecoderNotFoundError, av.error.PatchWelcomeError)):
         return UnsupportedCodec(f"{url}: {detail}", "re-encode it, for example to H.264")
     if opened:
@@ -101,7 +99,9 @@ def _video_stream(container: Any, url: str) -> Any:
     """The stream to look at: not a cover picture, the default one if there are several."""
     streams = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
     if not streams:
-        kinds = sorted({one.type for one in container.streams}) or ["no stream"]
+        kinds = sorted({one.type for one in container.streams})
+        if not kinds:
+            raise Truncated(f"{url}: the container holds no streams", "the file was cut off; fetch it again")
         raise NoVideoStream(f"{url}: holds no video ({', '.join(kinds)} only)", "remove it from the input")
     stream = next((one for one in streams if one.disposition & Disposition.default), streams[0])
     if stream.codec_context is None:

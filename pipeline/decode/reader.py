@@ -59,7 +59,8 @@ class FrameReader:
         if key_frames_only:
             codec.skip_frame = "NONKEY"
         self._keys = _key_frames(stream)
-        self._can_seek = True
+        # Streams without times are read by counting, which a jump would upset.
+        self._can_seek = stream.start_time is not None
         self._frames = self._decode()
         self._current: tuple[float, Any] | None = None
         self._next: tuple[float, Any] | None = None
@@ -127,10 +128,10 @@ class FrameReader:
         """Whether reading from there on meets the frame of `wanted_s`; if not, starts over from the beginning."""
         try:
             self._restart(timestamp)
-            if self._next is not None and self._next[0] <= wanted_s + _SAME_S and not self._bad_s:
-                return True
         except FFmpegError:
-            pass
+            return False  # this container cannot seek; nothing has moved
+        if self._next is not None and self._next[0] <= wanted_s + _SAME_S and not self._bad_s:
+            return True
         self._restart(self._start)
         return False
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from av.error import FFmpegError
+
 from luvc.errors import LuvcError
 from pipeline.errors import CorruptVideo, DecodeTimeout, EmptyFile, InputError
 from pipeline.media import clockwise_rotation, displayed_size, frame_rate, open_video, start_pts
@@ -71,10 +73,10 @@ def probe(task: ProbeTask, key_frames: bool = False, deadline_s: float = PROBE_D
         width_px, height_px, aspect = codec.width, codec.height, stream.sample_aspect_ratio
         times = _key_frame_times(stream, fps) if key_frames else ()
         duration_s = _header_duration(container, stream)
-        frame = _first_frame(container, stream, task.url, ends_at)
-        rotation = clockwise_rotation(frame)
+        packets = _Packets(container, stream, task.url, ends_at)
+        rotation = clockwise_rotation(packets.first_frame())
         if duration_s is None:
-            duration_s = _scanned_duration(container, stream, fps, task.url, ends_at)
+            duration_s = packets.scanned_duration(fps)
         size = displayed_size(width_px, height_px, aspect, rotation)
         return Probe(file, duration_s, *size, rotation, fps, codec.name, times)
 
@@ -152,50 +154,76 @@ def _available(finished: queue.SimpleQueue[Any], wait_s: float) -> Iterator[tupl
 
 
 def _header_duration(container: Any, stream: Any) -> float | None:
+    """Length of the video stream; that of the whole file, with its sound, only where nothing better is known."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
+    start_s = float((stream.start_time or 0) * stream.time_base)
+    if container.format.name.startswith("matroska"):
+        # Matroska tells when it ends, counted from zero, for each stream in a tag.
+        end_s = _clock_seconds(stream.metadata.get("DURATION", "")) or (container.duration or 0) / 1_000_000
+        return end_s - start_s if end_s > start_s else None
     if container.duration and container.duration > 0:
-        behind_us = max(0, (stream.start_time or 0) * stream.time_base * 1_000_000 - (container.start_time or 0))
-        return float(max(0, container.duration - behind_us) / 1_000_000) or None
+        late_s = max(0.0, start_s - (container.start_time or 0) / 1_000_000)
+        return max(0.0, container.duration / 1_000_000 - late_s) or None
     return None
 
 
-def _first_frame(container: Any, stream: Any, url: str, ends_at: float) -> Any:
-    """The first frame that decodes: it carries the rotation, and shows that the codec works here."""
-    stream.codec_context.thread_count = 1
-    for count, packet in enumerate(container.demux(stream)):
-        if count > _PACKETS_FOR_FIRST_FRAME:
-            break
-        _check_deadline(url, ends_at)
-        for frame in _decoded(packet):
-            return frame
-    raise CorruptVideo(f"{url}: no frame of the video can be decoded", "the file is damaged; fetch it again")
+def _clock_seconds(text: str) -> float:
+    """Seconds of "00:01:02.5"; 0 for anything else."""
+    try:
+        hours, minutes, seconds = text.split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return 0.0
+
+
+class _Packets:
+    """One walk through a stream's packets, as far as it is needed."""
+
+    def __init__(self, container: Any, stream: Any, url: str, ends_at: float) -> None:
+        self._stream = stream
+        self._packets = container.demux(stream)
+        self._url = url
+        self._ends_at = ends_at
+        self._count = 0
+        self._end = 0
+
+    def first_frame(self) -> Any:
+        """The first frame that decodes: it carries the rotation, and shows that the codec works here."""
+        self._stream.codec_context.thread_count = 1
+        for packet in self._packets:
+            self._see(packet)
+            for frame in _decoded(packet):
+                return frame
+            if self._count > _PACKETS_FOR_FIRST_FRAME:
+                break
+        raise CorruptVideo(f"{self._url}: no frame can be decoded", "the file is damaged; fetch it again")
+
+    def scanned_duration(self, fps: float | None) -> float:
+        """Length by the packets, for files whose header does not say (live recordings, raw streams)."""
+        for packet in self._packets:
+            self._see(packet)
+        seconds = float(self._end * self._stream.time_base) if self._end else self._count / (fps or 25.0)
+        if seconds <= 0:
+            raise CorruptVideo(f"{self._url}: its length cannot be told", "remux it, for example with ffmpeg -c copy")
+        return seconds
+
+    def _see(self, packet: Any) -> None:
+        if time.monotonic() > self._ends_at:
+            raise DecodeTimeout(f"{self._url}: reading its header took too long", "remux it to complete the header")
+        if packet.size:
+            self._count += 1
+            if packet.pts is not None:
+                self._end = max(self._end, packet.pts + (packet.duration or 0) - start_pts(self._stream))
 
 
 def _decoded(packet: Any) -> list[Any]:
     try:
         return list(packet.decode())
-    except OSError:  # a packet may be damaged, the next may be good; PyAV's EOFError at the end is one too
+    except MemoryError:
+        raise
+    except FFmpegError:  # this packet is damaged, the next may be good
         return []
-    except ValueError:
-        return []
-
-
-def _scanned_duration(container: Any, stream: Any, fps: float | None, url: str, ends_at: float) -> float:
-    """Length from the packets, for files whose header does not say (live recordings, raw streams)."""
-    container.seek(0)
-    end, packets = 0, 0
-    for packet in container.demux(stream):
-        _check_deadline(url, ends_at)
-        if packet.size == 0:
-            continue
-        packets += 1
-        if packet.pts is not None:
-            end = max(end, packet.pts + (packet.duration or 0) - start_pts(stream))
-    seconds = float(end * stream.time_base) if end else packets / (fps or 25.0)
-    if seconds <= 0:
-        raise CorruptVideo(f"{url}: its length cannot be told", "remux it, for example with ffmpeg -c copy")
-    return seconds
 
 
 def _key_frame_times(stream: Any, fps: float | None) -> tuple[float, ...]:
@@ -210,8 +238,3 @@ def _key_frame_times(stream: Any, fps: float | None) -> tuple[float, ...]:
         for entry in entries
         if entry.is_keyframe
     )
-
-
-def _check_deadline(url: str, ends_at: float) -> None:
-    if time.monotonic() > ends_at:
-        raise DecodeTimeout(f"{url}: reading its header took too long", "remux it, so that the header is complete")
