@@ -45,7 +45,7 @@ def pool() -> Any:
 
 
 def run(pool: WorkerPool, decoder: str, number: int = 1, settings: DecodeSettings = SETTINGS) -> DecodedClip:
-    return pool.decode(unit(number), settings, {}, f"tests.faults.decoders:{decoder}")
+    return pool.decode(unit(number), settings, {}, f"tests.pipeline.decode.faulty:{decoder}")
 
 
 FAULTS = {
@@ -94,7 +94,7 @@ def test_what_a_decoder_prints_does_not_get_between_the_frames(pool: WorkerPool)
 def test_an_answer_never_goes_to_another_unit(pool: WorkerPool) -> None:
     run(pool, "good")
     settings = {**SETTINGS.model_dump(), "deadline_s": 30.0}
-    stray = {"unit": unit(1), "settings": settings, "options": {}, "decoder": "tests.faults.decoders:good"}
+    stray = {"unit": unit(1), "settings": settings, "options": {}, "decoder": "tests.pipeline.decode.faulty:good"}
     pool._idle[0]._send(message_bytes(stray), time.monotonic() + 5)
     with pytest.raises(DecoderCrashed):
         run(pool, "good", 2)
