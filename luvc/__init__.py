@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from luvc.compression import Compression
 from luvc.errors import LuvcError
 from luvc.scheduling import schedule
-from luvc.types import Answer, Completion, Request, TokenCounts
+from luvc.types import Answer, Clip, Completion, Request, TokenCounts
 
 if TYPE_CHECKING:
     from luvc.engine import Engine
 
 __all__ = [
     "Answer",
+    "Clip",
     "Completion",
     "Compression",
     "Engine",

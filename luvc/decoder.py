@@ -30,20 +30,31 @@ class PackedPrompts:
         positions: `[..., 1, tokens]` as the model's rotary embedding takes them; fractions are fine.
         lengths: tokens of each sequence.
         visual: `[visual_tokens]` packed index of every visual token, sequences in order.
-        plans: schedule of each sequence's clip.
+        plans: schedules of each sequence's clips.
     """
 
     hidden: Tensor
     positions: Tensor
     lengths: tuple[int, ...]
     visual: Tensor
-    plans: tuple[Schedule, ...]
+    plans: tuple[tuple[Schedule, ...], ...]
 
-    def layer_lengths(self) -> list[list[int]]:
-        """Tokens (text and visual) of each sequence in each layer, from the schedules."""
-        text = [length - plan.merged_tokens for length, plan in zip(self.lengths, self.plans, strict=True)]
-        by_layer = zip(*(plan.layer_tokens for plan in self.plans), strict=True)
-        return [[t + v for t, v in zip(text, alive, strict=True)] for alive in by_layer]
+    def layer_lengths(self, count: int) -> list[list[int]]:
+        """Tokens (text and visual) of each sequence in each of `count` layers, from the schedules."""
+        layers = []
+        for layer in range(count):
+            layers.append(
+                [
+                    length - sum(plan.merged_tokens - plan.layer_tokens[layer] for plan in plans)
+                    for length, plans in zip(self.lengths, self.plans, strict=True)
+                ]
+            )
+        return layers
+
+    @property
+    def clips(self) -> list[Schedule]:
+        """Schedules of all clips, sequences in order."""
+        return [plan for plans in self.plans for plan in plans]
 
 
 class Decoder:
@@ -67,12 +78,12 @@ class Decoder:
         Returns:
             Logits after the last token of each sequence, `[sequences, vocabulary]`.
         """
-        layer_lengths = prompts.layer_lengths()
+        layer_lengths = prompts.layer_lengths(len(self.model.layers))
         cache.add(layer_lengths)
         hidden, visual = prompts.hidden, Visual.fresh(prompts)
         cos, sin = self.model.rotary_emb(hidden, prompts.positions)
         for index, layer in enumerate(self.model.layers):
-            wanted = tuple(plan.layer_tokens[index] for plan in prompts.plans)
+            wanted = tuple(plan.layer_tokens[index] for plan in prompts.clips)
             if wanted != visual.lengths:
                 assert prune is not None
                 keep, visual = _survivors(hidden[0], visual, wanted, prune, layer)
@@ -119,7 +130,7 @@ class Visual:
     Attributes:
         index: `[tokens]` their places in the packed sequence.
         place: `[tokens]` visual index of each in its own clip, before pruning.
-        lengths: how many each sequence has.
+        lengths: how many each clip has.
         original, frame_tokens: tokens of each clip and of each of its frames before pruning.
     """
 
@@ -131,10 +142,11 @@ class Visual:
 
     @staticmethod
     def fresh(prompts: PackedPrompts) -> Visual:
-        lengths = tuple(plan.merged_tokens for plan in prompts.plans)
+        lengths = tuple(plan.merged_tokens for plan in prompts.clips)
         places = [torch.arange(length, device=prompts.visual.device) for length in lengths]
-        frame_tokens = tuple(plan.merged_grid.height * plan.merged_grid.width for plan in prompts.plans)
-        return Visual(prompts.visual, torch.cat(places), lengths, lengths, frame_tokens)
+        place = torch.cat(places) if places else prompts.visual
+        frame_tokens = tuple(plan.merged_grid.height * plan.merged_grid.width for plan in prompts.clips)
+        return Visual(prompts.visual, place, lengths, lengths, frame_tokens)
 
 
 def _survivors(

@@ -19,13 +19,12 @@ from torch import Tensor
 
 from luvc.compression import Compression
 from luvc.errors import LuvcError, OutOfMemory, PromptTooLong, RequestError
-from luvc.families import family_of
-from luvc.families.base import Encoded, Prompt, PromptLayout, Runtime
+from luvc.families import FAMILIES
+from luvc.families.base import ClipPlan, Encoded, Prompt, PromptLayout, Runtime
 from luvc.kv_cache import GRANULE, KVCache
 from luvc.preprocess import to_tensor
 from luvc.scheduling import Schedule, schedule
-from luvc.shapes import Grid
-from luvc.types import Answer, Completion, Request, StageTimes, TokenCounts, drive
+from luvc.types import Answer, Clip, Completion, Request, StageTimes, TokenCounts, drive
 
 
 class EngineFailure(RequestError):
@@ -56,13 +55,28 @@ class _Job:
     """One request on its way."""
 
     request: Request
-    plan: Schedule
+    clips: tuple[ClipPlan, ...]
     layouts: list[PromptLayout]
     max_new_tokens: int
-    encoded: Encoded | None = None
+    encoded: tuple[Encoded, ...] = ()
     waiting: int = 0  # prompts not prefilled yet; the encoding is dropped at zero
     answers: dict[int, Answer] = field(default_factory=dict)
     times: StageTimes = field(default_factory=StageTimes)
+
+    @property
+    def plans(self) -> list[Schedule]:
+        return [clip.schedule for clip in self.clips]
+
+    @property
+    def merged_tokens(self) -> int:
+        return sum(plan.merged_tokens for plan in self.plans)
+
+    def layer_tokens(self, layers: int) -> tuple[int, ...]:
+        """Visual tokens of all clips alive in each decoder layer."""
+        return tuple(sum(plan.layer_tokens[layer] for plan in self.plans) for layer in range(layers))
+
+    def prompt(self, index: int) -> Prompt:
+        return Prompt(self.layouts[index], self.clips, self.encoded)
 
     def spent(self, **seconds: float) -> None:
         changed = {name: getattr(self.times, name) + value for name, value in seconds.items()}
@@ -84,12 +98,12 @@ class _Sequence:
 
     @property
     def prefill_tokens(self) -> int:
-        return self.layout.text_tokens + self.job.plan.merged_tokens
+        return self.layout.text_tokens + self.job.merged_tokens
 
-    def capacity(self) -> list[int]:
+    def capacity(self, layers: int) -> list[int]:
         """KV entries of each layer at the end of the answer."""
         beside = self.layout.text_tokens + self.job.max_new_tokens
-        return [visual + beside for visual in self.job.plan.layer_tokens]
+        return [visual + beside for visual in self.job.layer_tokens(layers)]
 
 
 class Engine:
@@ -154,31 +168,33 @@ class Engine:
     def _plan(self, request: Request) -> _Job:
         if not request.prompts:
             raise RequestError(f"request {request.id!r} has no prompt")
-        grid = Grid(0, 0, 0)
-        if request.video is not None:
-            frames = to_tensor(request.video, request.id)
-            family = family_of({"model_type": self.model_config.family})
-            count, height, width = frames.shape[:3]
-            if not family.fits(self.model_config, height, width):
-                height, width = family.frame_size(self.model_config, height, width, count)
-            grid = family.grid(self.model_config, count, height, width)
-            if request.image and frames.shape[0] != 1:
-                raise RequestError(f"request {request.id!r}: an image has one frame, not {frames.shape[0]}")
-        plan = schedule(self.model_config, grid, self.compression)
-        layouts = [self.runtime.layout(prompt, grid.frames, request.image) for prompt in request.prompts]
+        clips = tuple(self._plan_clip(request.id, clip) for clip in request.media)
+        layouts = [self.runtime.layout(prompt, clips) for prompt in request.prompts]
         limit = self.budgets.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
         if limit < 1:
             raise RequestError(f"request {request.id!r}: max_new_tokens is {limit}", "at least 1")
-        job = _Job(request, plan, layouts, limit)
-        for layout in layouts:
-            needed = self.runtime.next_position(_prompt(job, layout)) + limit
+        job = _Job(request, clips, layouts, limit)
+        for index, layout in enumerate(layouts):
+            needed = self.runtime.next_position(job.prompt(index)) + limit
             if needed > self.model_config.text.max_positions:
+                visual = sum(plan.grid.units for plan in job.plans)
                 raise PromptTooLong(
                     f"request {request.id!r} needs {needed} positions ({layout.text_tokens} text, "
-                    f"{plan.visual_tokens} visual, {limit} new); the model has {self.model_config.text.max_positions}",
+                    f"{visual} visual, {limit} new); the model has {self.model_config.text.max_positions}",
                     "fewer frames, a shorter prompt or fewer new tokens",
                 )
         return job
+
+    def _plan_clip(self, request_id: str, clip: Clip) -> ClipPlan:
+        count, height, width = to_tensor(clip.frames, request_id).shape[:3]
+        if clip.image and count != 1:
+            raise RequestError(f"request {request_id!r}: an image has one frame, not {count}")
+        family = FAMILIES[self.model_config.family]
+        if not family.fits(self.model_config, height, width):
+            height, width = family.frame_size(self.model_config, height, width, count)
+        grid = family.grid(self.model_config, count, height, width)
+        plan = schedule(self.model_config, grid, self.compression)
+        return ClipPlan(plan, clip.image, clip.frame_interval_s)
 
     def _admit(self) -> list[_Sequence]:
         """Waiting sequences that fit the budgets now, first come first served; one always fits alone."""
@@ -186,7 +202,7 @@ class Engine:
         tokens = 0
         capacity = self.cache.capacity if self._running else [0] * self.model_config.text.layers
         for sequence in self._waiting:
-            rounded = [-(-length // GRANULE) * GRANULE for length in sequence.capacity()]
+            rounded = [-(-length // GRANULE) * GRANULE for length in sequence.capacity(self.model_config.text.layers)]
             merged = [max(pair) for pair in zip(capacity, rounded, strict=True)]
             slots = len(self._running) + len(admitted) + 1
             alone = not self._running and not admitted
@@ -229,12 +245,17 @@ class Engine:
     def _prefill(self, admitted: list[_Sequence]) -> None:
         self._encode([sequence.job for sequence in admitted])
         started = self._clock()
-        prompts = [_prompt(sequence.job, sequence.layout) for sequence in admitted]
+        prompts = [sequence.job.prompt(sequence.prompt) for sequence in admitted]
         packed = self.runtime.pack(prompts)
         planned = sum(sequence.prefill_tokens for sequence in admitted)
         if packed.hidden.shape[1] != planned:
             raise RuntimeError(f"planned {planned} tokens, packed {packed.hidden.shape[1]}")
-        capacity = [max(lengths) for lengths in zip(*(sequence.capacity() for sequence in admitted), strict=True)]
+        capacity = [
+            max(lengths)
+            for lengths in zip(
+                *(sequence.capacity(self.model_config.text.layers) for sequence in admitted), strict=True
+            )
+        ]
         self.cache.reserve(len(admitted), capacity)
         logits = self.runtime.decoder.prefill(packed, self.cache, self.compression.prune)
         tokens = self._sample(logits)
@@ -244,23 +265,24 @@ class Engine:
             sequence.position = self.runtime.next_position(prompt)
             sequence.job.waiting -= 1
             if sequence.job.waiting == 0:
-                sequence.job.encoded = None
+                sequence.job.encoded = ()
         self._running.extend(admitted)
         self._append(admitted, tokens)
 
     def _encode(self, jobs: list[_Job]) -> None:
         """Encode each clip once, however many prompts it has."""
-        fresh = [job for job in _unique(jobs) if job.plan.grid.units and job.encoded is None]
+        fresh = [job for job in _unique(jobs) if job.clips and not job.encoded]
         if not fresh:
             return
         started = self._clock()
-        clips = [to_tensor(job.request.video, job.request.id).to(self.device) for job in fresh]
-        encoded = self.runtime.encode(clips, [job.plan for job in fresh], self.budgets.encode_tokens)
+        frames = [to_tensor(clip.frames, job.request.id).to(self.device) for job in fresh for clip in job.request.media]
+        plans = [plan for job in fresh for plan in job.plans]
+        encoded = iter(self.runtime.encode(frames, plans, self.budgets.encode_tokens))
         seconds = self._clock() - started
-        total = sum(sum(job.plan.encoder_tokens) for job in fresh)
-        for job, features in zip(fresh, encoded, strict=True):
-            job.encoded = features
-            job.spent(encode_s=seconds * sum(job.plan.encoder_tokens) / total)
+        total = sum(sum(plan.encoder_tokens) for plan in plans)
+        for job in fresh:
+            job.encoded = tuple(next(encoded) for _ in job.clips)
+            job.spent(encode_s=seconds * sum(sum(plan.encoder_tokens) for plan in job.plans) / total)
 
     def _decode_safely(self) -> None:
         try:
@@ -293,8 +315,12 @@ class Engine:
         text = self.runtime.tokenizer.decode(sequence.ids, skip_special_tokens=True).strip()
         job.answers[sequence.prompt] = Answer(text, tuple(sequence.ids), reason, sequence.layout.text_tokens)
         if len(job.answers) == len(job.layouts):
-            plan = job.plan
-            counts = TokenCounts(plan.patches, plan.visual_tokens, plan.merged_tokens, plan.layer_tokens)
+            counts = TokenCounts(
+                sum(plan.patches for plan in job.plans),
+                sum(plan.visual_tokens for plan in job.plans),
+                job.merged_tokens,
+                job.layer_tokens(self.model_config.text.layers),
+            )
             answers = tuple(job.answers[index] for index in range(len(job.layouts)))
             self._finished.append(Completion(job.request.id, answers, counts, job.times))
 
@@ -319,12 +345,6 @@ class Engine:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
-
-
-def _prompt(job: _Job, layout: PromptLayout) -> Prompt:
-    times = job.request.timestamps_s
-    interval = (times[-1] - times[0]) / (len(times) - 1) if times is not None and len(times) > 1 else None
-    return Prompt(layout, job.plan, job.encoded, job.request.image, interval or None)
 
 
 def _unique(jobs: Iterable[_Job]) -> list[_Job]:

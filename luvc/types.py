@@ -17,16 +17,38 @@ FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
-class Request:
-    """One video (or image: one frame) with one or more prompts.
+class Clip:
+    """A video, or a still image (one frame).
 
-    Args:
-        id: chosen by the caller, returned on the completion.
-        prompts: user texts, one answer each; all share one encoding of the video.
-        video: uint8 `[frames, height, width, 3]`, RGB; None for text-only prompts.
+    Attributes:
+        frames: uint8 `[frames, height, width, 3]`, RGB.
         timestamps_s: time of each frame in seconds, `[frames]`; None when unknown.
-        image: true when the one frame is a still image (some families word the prompt differently).
+        image: true when the one frame is a still (some families word the prompt differently).
+    """
+
+    frames: Any
+    timestamps_s: Sequence[float] | None = None
+    image: bool = False
+
+    @property
+    def frame_interval_s(self) -> float | None:
+        """Mean time between two frames; None when unknown."""
+        times = self.timestamps_s
+        if times is None or len(times) < 2:
+            return None
+        return (times[-1] - times[0]) / (len(times) - 1) or None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One video (or image, or several of both, or none) with one or more prompts.
+
+    Attributes:
+        id: chosen by the caller, returned on the completion.
+        prompts: user texts, one answer each; all share one encoding of the clips.
+        video, timestamps_s, image: the one clip, see `Clip`; None for text-only prompts.
         max_new_tokens: overrides the engine's generation setting for this request.
+        clips: several clips, shown before the text in this order (behind `video`, if that is given too).
     """
 
     id: str
@@ -35,6 +57,14 @@ class Request:
     timestamps_s: Sequence[float] | None = None
     image: bool = False
     max_new_tokens: int | None = None
+    clips: Sequence[Clip] = ()
+
+    @property
+    def media(self) -> tuple[Clip, ...]:
+        """All clips of the request."""
+        if self.video is None:
+            return tuple(self.clips)
+        return (Clip(self.video, self.timestamps_s, self.image), *self.clips)
 
 
 @dataclass(frozen=True)

@@ -56,22 +56,27 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """One sequence to prefill.
+class ClipPlan:
+    """One clip of a prompt: what is known before it is decoded.
 
     Attributes:
-        layout: its token ids.
-        schedule: of its clip.
-        encoded: the encoded clip; None before encoding and for text-only prompts.
-        image: the clip is a still.
-        frame_interval_s: time between two sampled frames; None when unknown.
+        schedule: its counts.
+        image: it is a still.
+        frame_interval_s: time between two frames; None when unknown.
     """
 
-    layout: PromptLayout
     schedule: Schedule
-    encoded: Encoded | None = None
     image: bool = False
     frame_interval_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One sequence to prefill: its token ids, its clips, and the clips' encodings once they exist."""
+
+    layout: PromptLayout
+    clips: tuple[ClipPlan, ...] = ()
+    encoded: tuple[Encoded, ...] = ()
 
 
 class Runtime(Protocol):
@@ -84,8 +89,8 @@ class Runtime(Protocol):
     def check(self, compression: Compression) -> None:
         """Raise ConfigError for a compression that this family cannot do."""
 
-    def layout(self, prompt: str, frames: int, image: bool) -> PromptLayout:
-        """Token ids of a user prompt about a clip of `frames` temporal positions (0: text only)."""
+    def layout(self, prompt: str, clips: Sequence[ClipPlan]) -> PromptLayout:
+        """Token ids of a user prompt about some clips."""
 
     def encode(self, clips: Sequence[Tensor], schedules: Sequence[Schedule], tokens: int) -> list[Encoded]:
         """uint8 clips `[frames, height, width, 3]` on the device -> their visual tokens, merged.

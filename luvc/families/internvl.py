@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from luvc.compression import Compression
 from luvc.errors import ConfigError, ModelError
-from luvc.families.base import Encoded, Prompt, PromptLayout, Runtime
+from luvc.families.base import ClipPlan, Encoded, Prompt, PromptLayout, Runtime
 from luvc.families.text import refuse_markers, text_shape
 from luvc.scheduling import Schedule
 from luvc.shapes import Grid, ModelShape, VisionShape
@@ -105,29 +105,29 @@ class InternVLRuntime:
 
     # Prompt ------------------------------------------------------------------------------------
 
-    def layout(self, prompt: str, frames: int, image: bool) -> PromptLayout:
+    def layout(self, prompt: str, clips: Sequence[ClipPlan]) -> PromptLayout:
         tokenizer = self.tokenizer
-        reserved = (tokenizer.start_image_token, tokenizer.context_image_token, tokenizer.end_image_token)
-        refuse_markers(prompt, (*reserved, tokenizer.video_token, *tokenizer.all_special_tokens))
-        content: list[dict[str, str]] = [{"type": "text", "text": prompt}]
-        if frames:
-            content.insert(0, {"type": "image" if image else "video"})
+        image, video = tokenizer.context_image_token, tokenizer.video_token
+        one = tokenizer.start_image_token + image + tokenizer.end_image_token
+        refuse_markers(prompt, (image, video, *tokenizer.all_special_tokens))
+        content = [{"type": "image" if clip.image else "video"} for clip in clips]
         text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            [{"role": "user", "content": [*content, {"type": "text", "text": prompt}]}],
+            tokenize=False,
+            add_generation_prompt=True,
         )
-        one = "".join(reserved)
-        if frames and image:
-            text = text.replace(tokenizer.context_image_token, one, 1)
-        elif frames:
-            listing = "\n".join(f"Frame{index + 1}: {one}" for index in range(frames))
-            text = text.replace(tokenizer.video_token, listing, 1)
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        for clip in clips:
+            # From left to right; what is already filled in holds a marker of its own, hence the stand-in.
+            listing = "\n".join(f"Frame{index + 1}: <\0>" for index in range(clip.schedule.grid.frames))
+            text = text.replace(image, "<\0>", 1) if clip.image else text.replace(video, listing, 1)
+        ids = tokenizer(text.replace("<\0>", one), add_special_tokens=False)["input_ids"]
         pieces: list[tuple[int, ...]] = []
         start = 0
         for place in [index for index, token in enumerate(ids) if token == self.image_token_id]:
             pieces.append(tuple(ids[start:place]))
             start = place + 1
         layout = PromptLayout((*pieces, tuple(ids[start:])))
+        frames = sum(clip.schedule.grid.frames for clip in clips)
         if layout.runs != frames:
             raise ModelError(f"the chat template placed {layout.runs} of {frames} frames", "check the chat template")
         return layout
@@ -190,42 +190,44 @@ class InternVLRuntime:
         visual: list[int] = []
         lengths = []
         for prompt in prompts:
-            start = len(ids)
-            schedule = prompt.schedule
-            merged = schedule.merged_grid.height * schedule.merged_grid.width
-            original = schedule.grid.height * schedule.grid.width
-            compact = schedule.merge_is_compact
-            position = 0
-            for run, piece in enumerate(prompt.layout.pieces):
-                if run:
-                    visual.extend(range(len(ids), len(ids) + merged))
-                    ids.extend([self.image_token_id] * merged)
-                    # Original scale: the place inside the frame is added on the device, below.
-                    positions.extend(range(position, position + merged) if compact else [position] * merged)
-                    position += merged if compact else original
+            start, position = len(ids), 0
+            # Every frame is a run of its own between two pieces of text.
+            plans = [clip.schedule for clip in prompt.clips for _ in range(clip.schedule.grid.frames)]
+            for piece, plan in zip(prompt.layout.pieces, [*plans, None], strict=True):
                 ids.extend(piece)
                 positions.extend(range(position, position + len(piece)))
                 position += len(piece)
+                if plan is None:
+                    continue
+                merged = plan.merged_grid.height * plan.merged_grid.width
+                visual.extend(range(len(ids), len(ids) + merged))
+                ids.extend([self.image_token_id] * merged)
+                # Original scale: the place inside the frame is added on the device, below.
+                compact = plan.merge_is_compact
+                positions.extend(range(position, position + merged) if compact else [position] * merged)
+                position += merged if compact else plan.grid.height * plan.grid.width
             lengths.append(len(ids) - start)
         device = self.projector.linear_1.weight.device
         hidden = self.decoder.embed(torch.tensor(ids, device=device))
-        position = torch.tensor(positions, device=device, dtype=torch.float32)
+        position_ids = torch.tensor(positions, device=device, dtype=torch.float32)
         index = torch.tensor(visual, device=device, dtype=torch.long)
         if visual:
-            encoded = [(prompt.encoded, prompt.schedule) for prompt in prompts if prompt.encoded is not None]
+            encoded = [pair for prompt in prompts for pair in zip(prompt.encoded, prompt.clips, strict=True)]
             features = torch.cat([clip.features for clip, _ in encoded])
             inside = [
-                torch.zeros_like(clip.row) if plan.merge_is_compact else clip.row * plan.grid.width + clip.column
+                torch.zeros_like(clip.row)
+                if plan.schedule.merge_is_compact
+                else clip.row * plan.schedule.grid.width + clip.column
                 for clip, plan in encoded
             ]
             hidden = hidden.index_copy(0, index, features.to(hidden.dtype))
-            position = position.index_add(0, index, torch.cat(inside))
-        plans = tuple(prompt.schedule for prompt in prompts)
-        return PackedPrompts(hidden[None], position[None], tuple(lengths), index, plans)
+            position_ids = position_ids.index_add(0, index, torch.cat(inside))
+        plans_by_prompt = tuple(tuple(clip.schedule for clip in prompt.clips) for prompt in prompts)
+        return PackedPrompts(hidden[None], position_ids[None], tuple(lengths), index, plans_by_prompt)
 
     def next_position(self, prompt: Prompt) -> int:
-        plan = prompt.schedule
-        visual = plan.merged_tokens if plan.merge_is_compact else plan.grid.units
+        plans = [clip.schedule for clip in prompt.clips]
+        visual = sum(plan.merged_tokens if plan.merge_is_compact else plan.grid.units for plan in plans)
         return prompt.layout.text_tokens + visual
 
     def decode_positions(self, positions: Sequence[int]) -> Tensor:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from luvc.compression import Compression
 from luvc.errors import ModelError, RequestError
-from luvc.families.base import Encoded, Prompt, PromptLayout, Runtime
+from luvc.families.base import ClipPlan, Encoded, Prompt, PromptLayout, Runtime
 from luvc.families.text import refuse_markers, text_shape
 from luvc.scheduling import Schedule
 from luvc.shapes import Grid, ModelShape, VisionShape
@@ -120,23 +120,24 @@ class Qwen2VLRuntime:
 
     # Prompt ------------------------------------------------------------------------------------
 
-    def layout(self, prompt: str, frames: int, image: bool) -> PromptLayout:
+    def layout(self, prompt: str, clips: Sequence[ClipPlan]) -> PromptLayout:
         vision = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
         refuse_markers(prompt, (*vision, *self.tokenizer.all_special_tokens))
-        content: list[dict[str, str]] = [{"type": "text", "text": prompt}]
-        if frames:
-            kind = "image" if image else "video"
-            content.insert(0, {"type": kind, kind: kind})
+        kinds = ["image" if clip.image else "video" for clip in clips]
+        content = [*({"type": kind, kind: kind} for kind in kinds), {"type": "text", "text": prompt}]
         text = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        places = [index for index, token in enumerate(ids) if token in (self.video_token_id, self.image_token_id)]
-        if len(places) != bool(frames):
-            raise ModelError(f"the chat template placed {len(places)} videos, not {int(bool(frames))}")
-        if not places:
-            return PromptLayout((tuple(ids),))
-        return PromptLayout((tuple(ids[: places[0]]), tuple(ids[places[0] + 1 :])))
+        pieces: list[tuple[int, ...]] = []
+        start = 0
+        for place in [i for i, token in enumerate(ids) if token in (self.video_token_id, self.image_token_id)]:
+            pieces.append(tuple(ids[start:place]))
+            start = place + 1
+        layout = PromptLayout((*pieces, tuple(ids[start:])))
+        if layout.runs != len(clips):
+            raise ModelError(f"the chat template placed {layout.runs} of {len(clips)} clips", "check the template")
+        return layout
 
     # Encoder -----------------------------------------------------------------------------------
 
@@ -238,31 +239,35 @@ class Qwen2VLRuntime:
         for prompt in prompts:
             start = len(ids)
             original, _ = self._rope_index(prompt)
-            before = len(prompt.layout.pieces[0])
-            ids.extend(prompt.layout.pieces[0])
-            positions.append(original[:, :before])
-            if prompt.encoded is not None:
-                visual.extend(range(len(ids), len(ids) + prompt.schedule.merged_tokens))
-                ids.extend([self.video_token_id] * prompt.schedule.merged_tokens)
-                positions.append(self._visual_positions(prompt, original[:, before:]))
-                ids.extend(prompt.layout.pieces[1])
-                positions.append(original[:, before + prompt.schedule.grid.units :])
+            clips = zip(prompt.clips, prompt.encoded, strict=True)
+            for piece in prompt.layout.pieces:
+                ids.extend(piece)
+                positions.append(original[:, : len(piece)])
+                original = original[:, len(piece) :]
+                if (clip := next(clips, None)) is None:
+                    continue
+                plan = clip[0].schedule
+                visual.extend(range(len(ids), len(ids) + plan.merged_tokens))
+                ids.extend([self.image_token_id if clip[0].image else self.video_token_id] * plan.merged_tokens)
+                positions.append(self._visual_positions(plan, clip[1], original))
+                original = original[:, plan.grid.units :]
             lengths.append(len(ids) - start)
         hidden = self.decoder.embed(torch.tensor(ids, device=self.device))
         index = torch.tensor(visual, device=self.device, dtype=torch.long)
         if visual:
-            features = torch.cat([prompt.encoded.features for prompt in prompts if prompt.encoded is not None])
+            features = torch.cat([clip.features for prompt in prompts for clip in prompt.encoded])
             hidden = hidden.index_copy(0, index, features.to(hidden.dtype))
         position = torch.cat([part.to(self.device, torch.float32) for part in positions], 1)
-        plans = tuple(prompt.schedule for prompt in prompts)
+        plans = tuple(tuple(clip.schedule for clip in prompt.clips) for prompt in prompts)
         return PackedPrompts(hidden[None], position[:, None], tuple(lengths), index, plans)
 
-    def _visual_positions(self, prompt: Prompt, original: Tensor) -> Tensor:
-        """M-RoPE positions `[3, merged_tokens]` of merged tokens, in original coordinates."""
+    def _visual_positions(self, plan: Schedule, encoded: Encoded, original: Tensor) -> Tensor:
+        """M-RoPE positions `[3, merged_tokens]` of merged tokens, in original coordinates.
+
+        `original`: `[3, >= units]`, positions of the clip's tokens without merging.
+        """
         import torch
 
-        plan, encoded = prompt.schedule, prompt.encoded
-        assert encoded is not None
         frame = plan.grid.height * plan.grid.width
         times = original[0, : plan.grid.units : frame].to(self.device, torch.float32)
         row, column = encoded.row, encoded.column
@@ -287,35 +292,41 @@ class Qwen2VLRuntime:
 
     def _rope_index(self, prompt: Prompt) -> tuple[Tensor, int]:
         """Positions `[3, tokens]` of the uncompressed prompt on the host, and the one after it."""
-        grid = prompt.schedule.grid if prompt.layout.runs else Grid(0, 0, 0)
         per_patch = self.shape.vision.frames_per_patch
-        # Stock processors assume two frames a second where the rate is unknown.
-        seconds = per_patch * (prompt.frame_interval_s or 0.5)
         pieces = tuple(len(piece) for piece in prompt.layout.pieces)
-        return self._cached_rope_index(pieces, grid, prompt.image, seconds)
+        # Stock processors assume two frames a second where the rate is unknown.
+        clips = tuple(
+            (clip.schedule.grid, clip.image, per_patch * (clip.frame_interval_s or 0.5)) for clip in prompt.clips
+        )
+        return self._cached_rope_index(pieces, clips)
 
     @lru_cache(maxsize=512)  # noqa: B019 - one runtime lives as long as its process
     def _cached_rope_index(
-        self, pieces: tuple[int, ...], grid: Grid, image: bool, seconds: float
+        self, pieces: tuple[int, ...], clips: tuple[tuple[Grid, bool, float], ...]
     ) -> tuple[Tensor, int]:
         """Asks the model's own `get_rope_index`, so that positions follow the installed transformers."""
         import torch
 
-        total = sum(pieces) + grid.units
-        if not grid.units:
+        total = sum(pieces) + sum(grid.units for grid, _, _ in clips)
+        if not clips:
             return torch.arange(total).expand(3, -1), total
-        kinds = torch.zeros(1, total, dtype=torch.int)
-        kinds[0, pieces[0] : pieces[0] + grid.units] = 1 if image else 2
-        ids = torch.where(kinds == 0, 0, self.image_token_id if image else self.video_token_id).long()
-        fold = self.shape.vision.fold
-        sizes = torch.tensor([[grid.frames, grid.height * fold, grid.width * fold]])
-        options: dict[str, Any] = {"image_grid_thw" if image else "video_grid_thw": sizes}
+        kinds, fold = torch.zeros(1, total, dtype=torch.int), self.shape.vision.fold
+        start = 0
+        for piece, (grid, image, _) in zip(pieces, clips, strict=False):
+            start += piece
+            kinds[0, start : start + grid.units] = 1 if image else 2
+            start += grid.units
+        marker = torch.tensor([0, self.image_token_id, self.video_token_id])
+        options: dict[str, Any] = {}
+        for name, is_image in (("image_grid_thw", True), ("video_grid_thw", False)):
+            sizes = [[g.frames, g.height * fold, g.width * fold] for g, image, _ in clips if image is is_image]
+            options[name] = torch.tensor(sizes) if sizes else None
         known = inspect.signature(self.model.get_rope_index).parameters
         if "mm_token_type_ids" in known:
             options["mm_token_type_ids"] = kinds
-        if "second_per_grid_ts" in known and not image:
-            options["second_per_grid_ts"] = torch.tensor([seconds])
-        positions = self.model.get_rope_index(ids, **options)[0][:, 0]
+        if "second_per_grid_ts" in known:
+            options["second_per_grid_ts"] = torch.tensor([seconds for _, image, seconds in clips if not image])
+        positions = self.model.get_rope_index(marker[kinds.long()], **options)[0][:, 0]
         # A prompt ends in text, and `generate` counts on from there (not from `rope_deltas`, which differ
         # when a long video's time axis has run ahead of the text behind it).
         return positions, int(positions[0, -1]) + 1

@@ -98,10 +98,10 @@ def test_flops_are_those_of_the_real_modules(module, compression):
     # Without inference mode: the counter does not see into it.
     with FlopCounterMode(display=False, custom_mapping=fused) as counter, torch.no_grad():
         engine._encode([engine._waiting[0].job])
-    assert counter.get_total_flops() == pytest.approx(job.plan.vision_flops(), rel=0.01)
+    assert counter.get_total_flops() == pytest.approx(job.plans[0].vision_flops(), rel=0.01)
     with FlopCounterMode(display=False, custom_mapping=fused) as counter, torch.no_grad():
         Engine.step.__wrapped__(engine)
-    planned = job.plan.prefill_flops(job.layouts[0].text_tokens)
+    planned = job.plans[0].prefill_flops(job.layouts[0].text_tokens)
     assert counter.get_total_flops() == pytest.approx(planned, rel=0.01)
 
 
@@ -113,7 +113,7 @@ def test_kv_bytes_are_what_the_cache_holds():
     entries = sum(lengths[0] for lengths in engine.cache.lengths)
     text = SHAPE.text
     bytes_now = entries * 2 * text.kv_heads * text.head_dim * 4
-    assert job.plan.kv_bytes(job.layouts[0].text_tokens, 1, 4) == bytes_now
+    assert job.plans[0].kv_bytes(job.layouts[0].text_tokens, 1, 4) == bytes_now
 
 
 def test_explicit_steps_run_in_order_of_depth():

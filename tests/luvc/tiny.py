@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -131,22 +132,22 @@ def clip(frames: int, seed: int, size: int = 32) -> np.ndarray:
 
 
 def reference(
-    built: InternVLForConditionalGeneration, video: np.ndarray | None, prompt: str, image: bool, new_tokens: int
+    built: InternVLForConditionalGeneration, clips: Sequence[luvc.Clip], prompt: str, new_tokens: int
 ) -> list[int]:
     """Greedy `generate` of the unmodified model, prompt built as transformers' InternVLProcessor does."""
     tok = tokenizer()
-    per_frame = built.config.image_seq_length
-    one = "<img>" + "<IMG_CONTEXT>" * per_frame + "</img>"
+    one = "<img>" + "<IMG_CONTEXT>" * built.config.image_seq_length + "</img>"
     visual = ""
-    if video is not None:
-        frames = [f"Frame{index + 1}: {one}" for index in range(len(video))]
-        visual = (one if image else "\n".join(frames)) + "\n"
+    for clip in clips:
+        frames = [f"Frame{index + 1}: {one}" for index in range(len(clip.frames))]
+        visual += (one if clip.image else "\n".join(frames)) + "\n"
     text = f"<|im_start|>user\n{visual}{prompt}<|im_end|>\n<|im_start|>assistant\n"
     inputs: dict[str, Any] = dict(tok(text, return_tensors="pt", add_special_tokens=False))
     inputs.pop("token_type_ids", None)
-    if video is not None:
-        size = built.config.vision_config.image_size
-        inputs["pixel_values"] = normalise(torch.from_numpy(video), tuple(size), Normalisation(), torch.float32)
+    if clips:
+        size = tuple(built.config.vision_config.image_size)
+        pixels = [normalise(torch.from_numpy(clip.frames), size, Normalisation(), torch.float32) for clip in clips]
+        inputs["pixel_values"] = torch.cat(pixels)
     with torch.inference_mode():
         out = built.generate(**inputs, do_sample=False, max_new_tokens=new_tokens)
     new = out[0, inputs["input_ids"].shape[1] :].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -110,27 +111,28 @@ def stock_patches(video: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(rows), torch.tensor([[len(pixels) // 2, height, width]])
 
 
-def reference(
-    built: Any,
-    video: np.ndarray | None,
-    prompt: str,
-    image: bool,
-    new_tokens: int,
-    frame_interval_s: float = 0.5,
-) -> list[int]:
+def reference(built: Any, clips: Sequence[luvc.Clip], prompt: str, new_tokens: int) -> list[int]:
     """Greedy `generate` of the unmodified model with inputs as the stock processor makes them."""
     tok = tokenizer()
-    visual, inputs = "", {}
-    if video is not None:
-        pixels, grid = stock_patches(video)
-        pad = "<|image_pad|>" if image else "<|video_pad|>"
-        visual = f"<|vision_start|>{pad * (int(grid.prod()) // 4)}<|vision_end|>"
-        if image:
-            inputs = {"pixel_values": pixels, "image_grid_thw": grid}
-        else:
-            inputs = {"pixel_values_videos": pixels, "video_grid_thw": grid}
-            if built.config.model_type == "qwen2_5_vl":
-                inputs["second_per_grid_ts"] = torch.tensor([2 * frame_interval_s])
+    visual = ""
+    pixels: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+    grids: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+    seconds = []
+    for clip in clips:
+        patches, grid = stock_patches(clip.frames)
+        pixels[clip.image].append(patches)
+        grids[clip.image].append(grid)
+        pad = "<|image_pad|>" if clip.image else "<|video_pad|>"
+        visual += f"<|vision_start|>{pad * (int(grid.prod()) // 4)}<|vision_end|>"
+        if not clip.image:
+            seconds.append(2 * (clip.frame_interval_s or 0.5))
+    inputs: dict[str, Any] = {}
+    if pixels[True]:
+        inputs |= {"pixel_values": torch.cat(pixels[True]), "image_grid_thw": torch.cat(grids[True])}
+    if pixels[False]:
+        inputs |= {"pixel_values_videos": torch.cat(pixels[False]), "video_grid_thw": torch.cat(grids[False])}
+        if built.config.model_type == "qwen2_5_vl":
+            inputs["second_per_grid_ts"] = torch.tensor(seconds)
     text = f"<|im_start|>user\n{visual}{prompt}<|im_end|>\n<|im_start|>assistant\n"
     ids = tok(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
     kinds = (ids == built.config.image_token_id) * 1 + (ids == built.config.video_token_id) * 2
