@@ -219,17 +219,18 @@ class _Job:
         guard = NoProgressGuard(config.run.no_progress_s)
         next_beat = time.monotonic() + config.run.heartbeat_s
         try:
-            with Feed(self._units, config, facts) as feed, _stop_on_signal(feed.stop, self._say):
+            with Feed(self._units, config, facts) as feed, stop_on_signal(feed.stop, self._say):
                 for outcomes in feed:
                     if outcomes is not None:
                         self._take(outcomes)
                     self._sink.tick()
                     self._lease.renew()
-                    guard.check(self._tally.done + self._tally.failed, feed.snapshot())
-                    display.update(self._tally)
+                    board = feed.snapshot()
+                    guard.check(self._tally.done + self._tally.failed, board)
+                    display.update(self._tally, board)
                     if time.monotonic() >= next_beat:
                         next_beat = time.monotonic() + config.run.heartbeat_s
-                        self._beat(display)
+                        display.heartbeat(self._beat(), board)
                 if self._tally.left and not feed.stopped:
                     raise RunAborted(f"the pipeline ended and {self._tally.left} units are missing", "run again")
         finally:
@@ -241,11 +242,10 @@ class _Job:
         for row in failures.select(["unit_id", "uri", "stage", "error_class"]).to_pylist():
             self._events.append("unit_failed", **row)
 
-    def _beat(self, display: Display | None = None) -> None:
+    def _beat(self) -> dict[str, Any]:
         beat = self._tally.heartbeat()
         self._events.append("heartbeat", **beat)
-        if display:
-            display.heartbeat(beat)
+        return beat
 
     def _finish(self, outcome: Outcome) -> RunOutcome:
         """Write what is finished, say how it ended, build the report. Runs after an error, too."""
@@ -280,7 +280,7 @@ def build_report(config: RunConfig, folder: Folder, run_id: str | None, say: Cal
 
 
 @contextmanager
-def _stop_on_signal(stop: Callable[[], None], say: Callable[[str], None]) -> Iterator[None]:
+def stop_on_signal(stop: Callable[[], None], say: Callable[[str], None]) -> Iterator[None]:
     """The first SIGINT or SIGTERM asks for a clean stop; a second one is not caught."""
     import signal
     import threading

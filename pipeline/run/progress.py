@@ -151,14 +151,13 @@ def stuck_stage(in_flight: Mapping[str, int]) -> str:
     return next((stage for stage in STAGES_BACKWARDS if in_flight.get(stage)), "start")
 
 
-def line(beat: Mapping[str, Any]) -> str:
+def line(beat: Mapping[str, Any], board: Snapshot) -> str:
     """A heartbeat in words."""
-    eta_s = beat["eta_s"]
-    eta = "?" if eta_s is None else duration(eta_s)
-    return (
-        f"{beat['done']} done, {beat['failed']} failed, {beat['left']} left, "
-        f"{beat['videos_per_s']:.2f} videos/s, ETA {eta}"
-    )
+    counts = f"{beat['done']} done, {beat['failed']} failed, {beat['left']} left"
+    if not board.started.get("answer"):
+        return f"{counts}; starting workers and loading the model"
+    eta = "?" if beat["eta_s"] is None else duration(beat["eta_s"])
+    return f"{counts}, {beat['videos_per_s']:.2f} videos/s, ETA {eta}"
 
 
 def duration(seconds: float) -> str:
@@ -191,15 +190,16 @@ class Display:
             self._task = self._bar.add_task("starting", total=work)
             self._bar.start()
 
-    def update(self, tally: Tally) -> None:
+    def update(self, tally: Tally, board: Snapshot) -> None:
         """Called often."""
         if self._bar:
-            self._bar.update(self._task, completed=tally.done + tally.failed, description=line(tally.heartbeat()))
+            text = line(tally.heartbeat(), board)
+            self._bar.update(self._task, completed=tally.done + tally.failed, description=text)
 
-    def heartbeat(self, beat: Mapping[str, Any]) -> None:
+    def heartbeat(self, beat: Mapping[str, Any], board: Snapshot) -> None:
         """Called once a heartbeat."""
         if not self._bar:
-            print(line(beat), file=self._stream, flush=True)
+            print(line(beat, board), file=self._stream, flush=True)
 
     def close(self) -> None:
         if self._bar:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 
 import pytest
 
@@ -12,7 +13,7 @@ from luvc.errors import ConfigError
 from pipeline import storage
 from pipeline.errors import OutputError
 from pipeline.run import folder as folders
-from pipeline.run.job import RunAborted, every, new_run_id, run
+from pipeline.run.job import RunAborted, every, new_run_id, run, stop_on_signal
 from pipeline.run.lease import Lease, OutputBusy
 from pipeline.run.progress import NoProgress
 from tests.pipeline.run.videos import zoo
@@ -216,6 +217,16 @@ def test_two_runs_on_one_output(bench, videos):
 def test_secrets_stay_out_of_the_output(bench, videos):
     config = bench.config([{"path": str(videos), "storage": {"auto_mkdir": True, "secret": "hush"}}])
     assert "hush" not in config.dump()
+
+
+def test_a_second_signal_is_not_caught():
+    asked, said = [], []
+    with stop_on_signal(lambda: asked.append(1), said.append):
+        signal.raise_signal(signal.SIGINT)
+        assert asked == [1]
+        assert said == ["SIGINT: writing what is finished; again to stop at once"]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_run_ids_sort_by_time_and_differ():

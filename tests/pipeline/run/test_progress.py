@@ -60,7 +60,8 @@ def test_heartbeat_sums_stages_and_workers():
     assert beat["stage"]["video_decode"] == {"busy_s": 1.0, "units": 4}
     assert beat["stage"]["encode"] == {"busy_s": 1.2, "units": 3, "starved_s": 3.5}
     assert beat["stage"]["sink"] == {"busy_s": 0.125, "units": 3}
-    assert line(beat).startswith("8 done, 2 failed, 6 left")
+    assert line(beat, Snapshot(started={"answer": 1})) == "8 done, 2 failed, 6 left, 0.00 videos/s, ETA ?"
+    assert line(beat, Snapshot()) == "8 done, 2 failed, 6 left; starting workers and loading the model"
 
 
 def test_guard_names_the_stage():
@@ -96,10 +97,23 @@ def test_display_prints_lines_when_not_on_a_terminal():
     stream = io.StringIO()
     display = Display(10, stream)
     tally = Tally(10, 0, 0, Clock())
-    display.update(tally)
-    display.heartbeat(tally.heartbeat())
+    display.update(tally, Snapshot())
+    display.heartbeat(tally.heartbeat(), Snapshot(started={"answer": 1}))
     display.close()
     assert stream.getvalue() == "0 done, 0 failed, 10 left, 0.00 videos/s, ETA ?\n"
+
+
+def test_display_draws_a_bar_on_a_terminal():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream = Terminal()
+    display = Display(10, stream)
+    display.update(Tally(10, 0, 0, Clock()), Snapshot(started={"answer": 1}))
+    display.heartbeat(Tally(10, 0, 0, Clock()).heartbeat(), Snapshot())
+    display.close()
+    assert "0/10" in stream.getvalue()
 
 
 def test_duration():
