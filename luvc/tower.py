@@ -75,14 +75,16 @@ class Merging:
             for part in grid.channels[1:]
         )
         time, row, column = ((part * size).sum(-1) / size.sum(-1) for part in positions)
-        # The centre of unit u lies at patch coordinate fold * u + (fold - 1) / 2.
-        centre = (fold - 1) / 2
+        # The centre of unit u lies at patch coordinate fold * u + (fold - 1) / 2. Uneven sizes can move a
+        # mean past the centre of an outermost unit, beyond which the language model has seen nothing.
+        centre, original = (fold - 1) / 2, self.plan.grid
+        row, column = (row - centre) / fold, (column - centre) / fold
         return UnitGrid(
             fold_units(grid.hidden, fold),
             size.sum(-1) / fold**2,
             time,
-            (row - centre) / fold,
-            (column - centre) / fold,
+            row.clamp(0, original.height - 1),
+            column.clamp(0, original.width - 1),
         )
 
     def patch_positions(self) -> tuple[Tensor, Tensor]:

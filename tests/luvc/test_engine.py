@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,8 +12,10 @@ import torch
 
 import luvc
 from luvc import Clip, Request
+from luvc.compression import PRUNE_METHODS, Compression
 from luvc.engine import Budgets, Engine
 from luvc.errors import ConfigError, OutOfMemory, PromptTooLong, RequestError
+from luvc.methods.select import Candidates, select
 from tests.luvc import tiny as tiny_internvl
 from tests.luvc import tiny_qwen
 
@@ -147,6 +150,39 @@ def test_planned_tokens_are_the_tokens_in_the_cache(tiny, compression, monkeypat
             actual = [layer[index] - answer.prompt_tokens for layer in layers]
             assert tuple(actual) == done.tokens.by_layer
         assert done.tokens.merged >= done.tokens.by_layer[0]
+
+
+def test_planned_counts_are_actual_for_a_thousand_random_shapes_and_configurations():
+    rng = random.Random(0)
+    engine = tiny_qwen.engine("off")
+    shape, runtime = engine.model_config, engine.runtime
+    axes = ["height", "width", "time"]
+    for _ in range(1000):
+        steps = [[rng.random(), rng.choice(axes), rng.uniform(0.5, 1)] for _ in range(rng.randint(0, 4))]
+        merge = {"unit": rng.choice(["fold", "patch"]), "steps": steps}
+        if rng.random() < 0.3:
+            merge = {"method": "tome", "keep": rng.uniform(0.05, 1)}
+        prune = {"method": rng.choice(PRUNE_METHODS), "schedule": rng.choice(["ramp", "stages"])}
+        compression = {"resize": rng.choice([1.0, rng.uniform(0.1, 1)]), "merge": merge, "prune": prune}
+        frames, height, width = rng.randint(1, 5), rng.randint(1, 6), rng.randint(1, 6)
+        clip = torch.randint(0, 256, (frames, height * 8, width * 8, 3), dtype=torch.uint8)
+        plan = luvc.schedule(shape, (-(-frames // 2), height, width), compression)
+        with torch.inference_mode():
+            (encoded,) = runtime.encode([clip], [plan], rng.choice([16, 4096]))
+        assert len(encoded.features) == len(encoded.row) == plan.merged_tokens, compression
+        assert encoded.row.min() >= 0
+        assert encoded.row.max() <= plan.grid.height - 1 + 1e-4
+        assert encoded.column.min() >= 0
+        assert encoded.column.max() <= plan.grid.width - 1 + 1e-4
+        alive = encoded.features
+        place, frame = torch.arange(len(alive)), len(alive) // plan.merged_grid.frames
+        for wanted in plan.layer_tokens:
+            layer = runtime.decoder.model.layers[0]
+            candidates = Candidates(alive, place, (len(alive),), (plan.merged_tokens,), (frame,), layer)
+            with torch.inference_mode():
+                chosen = select(candidates, (wanted,), Compression.from_any(compression).prune)
+            assert len(chosen) == wanted
+            alive, place = alive[chosen], place[chosen]
 
 
 def test_identity_configuration_is_exactly_off(tiny):
