@@ -55,8 +55,8 @@ def open_video(url: str, options: Options | None = None, timeout_s: float = 30.0
     container: Any = None
     try:
         if is_local(url):
-            file = open(url, "rb")  # noqa: SIM115 - closed below
-            source: Any = url
+            source: Any = url.removeprefix("file://")
+            file = open(source, "rb")  # noqa: SIM115 - closed below
         else:
             file = open_read(url, options)
             source = file

@@ -32,6 +32,11 @@ def decode_unit(
         InputError: the video is at fault. StorageError: the store is.
         DecodeTimeout, DecodeMemory, DecoderCrashed: the worker was stopped or died; the next unit gets a new one.
     """
+    if str(row["uri"]).startswith("memory://"):
+        # Files in memory exist in this process alone.
+        from pipeline.decode.worker import load
+
+        return load(decoder)(row, settings, storage_options or {})
     from pipeline.decode.pool import POOL
 
     return POOL.decode(row, settings, storage_options or {}, decoder)

@@ -55,6 +55,8 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._log,
             bufsize=0,
+            # Ctrl-C is for the run, which ends in order; a worker that died of it would look like a crash.
+            start_new_session=True,
             # A Ray worker finds our packages through sys.path alone; a child knows only the environment.
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
         )

@@ -84,7 +84,7 @@ def cut(duration_s: float, clips: Clips, start_s: float | None = None, end_s: fl
     # A window that reaches the end is the last: one more would only repeat part of it.
     while begin < to_s and not (spans and spans[-1].to_s >= to_s):
         end = min(begin + clips.window_s, to_s)
-        if spans and end - begin < clips.min_s:
+        if spans and end - begin < min(clips.min_s, clips.window_s) - 1e-9:
             break
         spans.append(Span(round(begin, 6), round(end, 6), begin, end))
         begin = from_s + len(spans) * stride_s

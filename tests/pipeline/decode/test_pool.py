@@ -19,8 +19,9 @@ from pipeline.decode.pool import WorkerPool
 from pipeline.decode.protocol import DecodedClip, DecodeSettings
 from pipeline.decode.pyav import decode
 from pipeline.decode.worker import message_bytes
-from pipeline.errors import CorruptVideo, DecodeError, DecodeMemory, DecoderCrashed, DecodeTimeout
-from tests.videos import EXAMPLES, write_video
+from pipeline.errors import CorruptVideo, DecodeError, DecodeMemory, DecoderCrashed, DecodeTimeout, SourceMissing
+from pipeline.storage import write_atomic
+from tests.videos import EXAMPLES, read_number, write_video
 
 SETTINGS = DecodeSettings(deadline_s=30, memory_bytes=256 * 1024**2)
 
@@ -137,6 +138,19 @@ def test_real_video_through_the_worker_equals_decoding_here() -> None:
     assert np.array_equal(clip.frames, reference.frames)
     assert clip.timestamps_s == reference.timestamps_s
     assert clip.seconds > 0
+
+
+@pytest.mark.parametrize("store", ["memory", "s3"])
+def test_remote_video(tmp_path: Path, store: str, request: pytest.FixtureRequest) -> None:
+    url, options = f"memory://{tmp_path.name}/a.mp4", {}
+    if store == "s3":
+        server = request.getfixturevalue("s3")
+        url, options = f"{server['url']}/a.mp4", server["storage"]
+    write_atomic(url, write_video(tmp_path / "a.mp4", 100).read_bytes(), options)
+    row = unit(uri=url, timestamps_s=[0.5, 3.9], frame_height_px=64, frame_width_px=80)
+    assert [read_number(frame) for frame in decode_unit(row, DecodeSettings(), options).frames] == [12, 97]
+    with pytest.raises(SourceMissing):
+        decode_unit({**row, "uri": url + ".none"}, DecodeSettings(), options)
 
 
 def test_a_large_picture_within_a_small_memory_is_an_error_not_a_crash(tmp_path: Path) -> None:

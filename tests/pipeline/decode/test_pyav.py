@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tracemalloc
 from fractions import Fraction
 from pathlib import Path
@@ -11,10 +12,19 @@ import av
 import numpy as np
 import pytest
 
+from pipeline import media
 from pipeline.decode.protocol import DecodedClip, DecodeSettings
 from pipeline.decode.pyav import decode
 from pipeline.decode.reader import FrameReader
-from pipeline.errors import CorruptVideo, NotAVideo, NoVideoStream, SourceMissing, SpanUnreadable, Truncated
+from pipeline.errors import (
+    CorruptVideo,
+    NotAVideo,
+    NoVideoStream,
+    SourceMissing,
+    SpanUnreadable,
+    StorageError,
+    Truncated,
+)
 from pipeline.media import open_video
 from pipeline.plan.probe import ProbeTask, probe
 from tests.videos import (
@@ -283,6 +293,28 @@ def test_damage_is_never_passed_off_as_a_frame(tmp_path: Path) -> None:
     for index, time_s in enumerate(clip.timestamps_s):
         assert read_number(clip.frames[index]) == round(time_s * 25)
     assert numbers(clip)[-5:] == [95, 96, 97, 98, 99]
+
+
+@pytest.mark.parametrize("reads", [0, 1, 2, 10, 30])
+def test_a_store_that_fails_is_not_a_corrupt_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 96, 160, 3), dtype=np.uint8)
+    data = write_video(tmp_path / "a.mp4", noise, gop=None, options={"qp": "4"}).read_bytes()
+    assert len(data) > 1024**2
+
+    class Failing(io.BytesIO):
+        left = reads
+
+        def read(self, size: int | None = -1) -> bytes:
+            if self.left == 0:
+                raise ConnectionResetError("reset by peer")
+            self.left -= 1
+            return super().read(size)
+
+    monkeypatch.setattr(media, "open_read", lambda url, options: Failing(data))
+    with pytest.raises(StorageError) as caught:
+        run("s3://bucket/a.mp4", [0.1, 2.3])
+    assert caught.value.retryable
+    assert "reset by peer" in caught.value.message
 
 
 def test_memory_is_bounded_by_the_result(tmp_path: Path) -> None:

@@ -244,18 +244,18 @@ def test_planning_imports_neither_torch_nor_ray(clips: Path) -> None:
 
 
 def test_a_large_corpus_is_planned_in_seconds() -> None:
-    """Everything but reading headers, for 20,000 videos cut into five clips each."""
+    """Everything but reading headers, for 4,000 videos cut into five clips each."""
     config = config_of("x", clips={"mode": "windows", "window_s": 6}, sampling={"frames": 16})
     planner = Planner.of(config)
     started = time.perf_counter()
     found = []
-    for index in range(20_000):
+    for index in range(4_000):
         uri = f"s3://bucket/{index:06}.mp4"
         probed = Probe(FileInfo(uri, 10**6 + index, f"etag{index}"), 30.0, 1280, 720 + index % 40, 0, 25.0, "h264")
         found += planner.rows(Item(uri), probed)
     table = build_table(found, 24)
     summary = summarise(table)
     elapsed_s = time.perf_counter() - started
-    assert summary.units == 100_000
-    assert pc.count_distinct(table["unit_id"]).as_py() == 100_000
-    assert elapsed_s < 20, f"{elapsed_s:.1f} s"
+    assert summary.units == 20_000
+    assert pc.count_distinct(table["unit_id"]).as_py() == 20_000
+    assert elapsed_s < 10, f"{elapsed_s:.1f} s"
