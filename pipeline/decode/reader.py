@@ -54,13 +54,14 @@ class FrameReader:
         codec = stream.codec_context
         # One thread: a task has one core, and errors stay with the packet that caused them.
         codec.thread_count = 1
-        # Damage is reported, not painted over.
-        codec.options = {"err_detect": "explode"}
+        # Streams without times are read by counting their frames, which a jump or a lost frame would upset.
+        timed = stream.start_time is not None
+        if timed:
+            codec.options = {"err_detect": "explode"}  # damage is reported, not painted over
         if key_frames_only:
             codec.skip_frame = "NONKEY"
         self._keys = _key_frames(stream)
-        # Streams without times are read by counting, which a jump would upset.
-        self._can_seek = stream.start_time is not None
+        self._can_seek = timed
         self._frames = self._decode()
         self._current: tuple[float, Any] | None = None
         self._next: tuple[float, Any] | None = None
