@@ -21,7 +21,7 @@ from typing import IO, Any, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from luvc.errors import LuvcError
+from luvc.errors import ConfigError, LuvcError
 from pipeline.errors import OutputError, PermissionDenied, SourceMissing, StorageError
 
 T = TypeVar("T")
@@ -74,9 +74,18 @@ class FileInfo:
 
 
 def filesystem(url: str, options: Options | None = None) -> tuple[Any, str]:
-    """The fsspec file system of a URL and the path in it."""
-    # A listing kept from before would hide what other processes wrote.
-    return fsspec.core.url_to_fs(url, **{"use_listings_cache": False, **(options or {})})
+    """The fsspec file system of a URL and the path in it.
+
+    Raises:
+        ConfigError: no such kind of store, or its package is not installed.
+    """
+    try:
+        # A listing kept from before would hide what other processes wrote.
+        return fsspec.core.url_to_fs(url, **{"use_listings_cache": False, **(options or {})})
+    except ImportError as error:
+        raise ConfigError(f"{url}: {error}", "for S3: pip install 's3fs'") from error
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{url}: {error}", "check the URL and its storage options") from error
 
 
 def is_local(url: str) -> bool:

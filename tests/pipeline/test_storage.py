@@ -11,6 +11,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from luvc.errors import ConfigError
 from pipeline import storage
 from pipeline.errors import OutputError, PermissionDenied, SourceMissing, StorageError
 from pipeline.storage import (
@@ -238,3 +239,18 @@ def test_errors_of_reading() -> None:
     assert isinstance(other, StorageError)
     assert other.retryable
     assert "u: cannot be read: OSError: odd" in other.message
+
+
+def test_an_unknown_kind_of_store() -> None:
+    with pytest.raises(ConfigError, match="nosuch"):
+        stat("nosuch://bucket/a")
+
+
+def test_a_store_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any, **__: Any) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    with pytest.raises(ConfigError, match="Install s3fs") as caught:
+        list_files("s3://bucket")
+    assert "pip install" in caught.value.hint
