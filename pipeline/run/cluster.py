@@ -9,6 +9,7 @@ import importlib.util
 import logging
 import math
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ from luvc.errors import LuvcError
 from pipeline.config import RunConfig
 
 _ROOT = Path(__file__).resolve().parents[2]
+
+
+KNOCK_S = 10.0
 
 
 class ClusterError(LuvcError):
@@ -34,24 +38,27 @@ def connected(config: RunConfig, verbose: bool = False) -> Iterator[None]:
         ClusterError: no cluster can be reached or started.
     """
     prepare_environment()
+    address = _address(config.run.ray_address)
+    if address:
+        _use_token()
     import ray
 
     if ray.is_initialized():
         yield
         return
     with _native_messages_aside(not verbose):
-        _connect(ray, config, verbose)
+        _connect(ray, address, config, verbose)
         try:
             yield
         finally:
             ray.shutdown()
 
 
-def _connect(ray: Any, config: RunConfig, verbose: bool) -> None:
-    address = _address(config.run.ray_address)
+def _connect(ray: Any, address: str | None, config: RunConfig, verbose: bool) -> None:
     quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
+            _knock(address)
             ray.init(address=address, runtime_env=_runtime_env(), **quiet)
         else:
             ray.init(address="local", num_cpus=local_cpus(config), include_dashboard=False, **quiet)
@@ -68,8 +75,7 @@ def local_cpus(config: RunConfig) -> int:
 
 def explain(error: Exception, address: str | None) -> ClusterError:
     """What failed and what to do, in a line."""
-    text = str(error).strip().splitlines()
-    first = text[0] if text else type(error).__name__
+    first = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
     where = f"the Ray cluster at {address}" if address else "a local Ray"
     if any(word in str(error).lower() for word in ("token", "unauthenticated", "unauthorized", "401")):
         return ClusterError(
@@ -78,7 +84,11 @@ def explain(error: Exception, address: str | None) -> ClusterError:
             "`ray get-auth-token` prints it on the head node",
         )
     if address:
-        return ClusterError(f"cannot connect to {where}: {first}", "check run.ray_address, or set it to `local`")
+        return ClusterError(
+            f"cannot connect to {where}: {first}",
+            "check run.ray_address, or set it to `local`; if the cluster asks for a token, set RAY_AUTH_MODE=token and "
+            "the right RAY_AUTH_TOKEN",
+        )
     return ClusterError(f"cannot start {where}: {first}", "is there memory, and space in /tmp and /dev/shm?")
 
 
@@ -95,6 +105,20 @@ def _address(asked: str) -> str | None:
         found = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()), "ray", "ray_current_cluster").read_text()
         return found.strip() or None
     return None
+
+
+def _knock(address: str) -> None:
+    """Ray itself waits for minutes where nobody listens. Raises OSError."""
+    host, _, port = address.rpartition(":")
+    if "://" not in address and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+
+
+def _use_token() -> None:
+    """Clusters ask for a token by default, Ray's client offers one only when told to: offer it if there is one."""
+    at_hand = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    if at_hand or Path("~/.ray/auth_token").expanduser().exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def prepare_environment() -> None:

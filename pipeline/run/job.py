@@ -90,7 +90,7 @@ def run(
         lease = Lease(folder, run_id, say)
         lease.acquire()
         stack.callback(lease.release)
-        manifest = _manifest(config, folder, replan, say)
+        manifest = _manifest(config, folder, replan, lease, say)
         ledger = read_ledger(folder, manifest["unit_id"])
         mask = ledger.work(retry_failed)
         work = int(pc.sum(mask).as_py() or 0)
@@ -102,7 +102,8 @@ def run(
                 build_report(config, folder, None, say)
             return RunOutcome("nothing_to_do", counts["planned"], counts["done"], counts["failed"], counts["pending"])
         units = manifest.append_column("tried", ledger.attempts).filter(mask).select(UNIT.names)
-        return _Job(config, run_id, folder, lease, ledger, units, retry_failed, verbose, say).execute()
+        with cluster.connected(config, verbose):
+            return _Job(config, run_id, folder, lease, ledger, units, say).execute()
 
 
 def new_run_id(now: datetime | None = None) -> str:
@@ -117,13 +118,19 @@ def read_ledger(folder: Folder, planned: pa.Array | pa.ChunkedArray) -> Ledger:
     return reckon(planned, done, failed)
 
 
-def _manifest(config: RunConfig, folder: Folder, replan: bool, say: Callable[[str], None]) -> pa.Table:
+def _manifest(config: RunConfig, folder: Folder, replan: bool, lease: Lease, say: Callable[[str], None]) -> pa.Table:
     from pipeline.plan import plan
 
     kept = None if replan else folder.read_manifest()
     if kept is not None:
         return kept
-    planned = plan(config, every(config.run.heartbeat_s, lambda seen, all_: say(f"{seen} of {all_} headers read")))
+    tell = every(config.run.heartbeat_s, lambda seen, total: say(f"{seen} of {total} headers read"))
+
+    def progress(seen: int, total: int) -> None:
+        lease.renew()
+        tell(seen, total)
+
+    planned = plan(config, progress)
     say(str(planned.summary))
     folder.write_manifest(planned.table)
     return planned.table
@@ -155,8 +162,6 @@ class _Job:
         lease: Lease,
         ledger: Ledger,
         units: pa.Table,
-        retry: Retry,
-        verbose: bool,
         say: Callable[[str], None],
     ) -> None:
         self._config = config
@@ -165,7 +170,6 @@ class _Job:
         self._lease = lease
         self._counts = ledger.counts
         self._units = units
-        self._verbose = verbose
         self._say = say
         retried = units.num_rows - self._counts["pending"]
         self._tally = Tally(units.num_rows, self._counts["done"], self._counts["failed"] - retried)
@@ -195,8 +199,7 @@ class _Job:
         self._say(f"run {self._run_id}: {self._units.num_rows} units to do, {self._counts['done']} already done")
         outcome: Outcome = "aborted"
         try:
-            with cluster.connected(self._config, self._verbose):
-                self._stream()
+            self._stream()
             self._sink.flush()
             if self._tally.left:
                 outcome = "interrupted"
