@@ -116,6 +116,27 @@ def start_pts(stream: Any) -> int:
     return stream.start_time or 0
 
 
+def stream_duration_s(container: Any, stream: Any) -> float | None:
+    """Length of the video stream itself, not of the file, as the header tells it."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    if is_matroska(container):
+        # When the stream ends, counted from zero, is a tag such as "00:01:02.500000000".
+        try:
+            hours, minutes, seconds = stream.metadata.get("DURATION", "").split(":")
+            end_s = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        except ValueError:
+            return None
+        length_s = end_s - float((stream.start_time or 0) * stream.time_base)
+        return length_s if length_s > 0 else None
+    return None
+
+
+def is_matroska(container: Any) -> bool:
+    """Matroska or WebM."""
+    return bool(container.format.name.startswith("matroska"))
+
+
 def frame_rate(stream: Any) -> Fraction | None:
     """Average frames per second; None when the header does not say."""
     rate = stream.average_rate or stream.guessed_rate

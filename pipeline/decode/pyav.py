@@ -107,10 +107,9 @@ class Resizer:
 def _corrupt(uri: str, wanted_s: float, reader: FrameReader) -> CorruptVideo | SpanUnreadable:
     """Why there is no sound frame at `wanted_s`."""
     if reader.ended and wanted_s > reader.end_s:
-        length_s = reader.header_duration_s
-        if length_s is not None and wanted_s > length_s:
+        if reader.length_s is not None and wanted_s > reader.length_s:
             return SpanUnreadable(
-                f"{uri}: the frame at {wanted_s:.2f} s lies behind the end of the video ({length_s:.2f} s)",
+                f"{uri}: the frame at {wanted_s:.2f} s lies behind the end of the video ({reader.length_s:.2f} s)",
                 "the file changed after planning, or the clip is wrong; plan again",
             )
         return Truncated(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from av.error import FFmpegError, PyAVCallbackError
 
-from pipeline.media import frame_rate, start_pts
+from pipeline.media import frame_rate, start_pts, stream_duration_s
 
 #: Two timestamps this close are one; decimal seconds in the manifest against ticks in the file.
 _SAME_S = 1e-4
@@ -41,6 +41,7 @@ class FrameReader:
 
     Attributes:
         decoded: frames that were decoded so far.
+        length_s: length of the stream as the header tells it.
         ended: the end of the stream was reached.
         detail: what the last error of the decoder was, for messages.
     """
@@ -49,6 +50,7 @@ class FrameReader:
         self._container = container
         self._stream = stream
         self._start = start_pts(stream)
+        self.length_s = stream_duration_s(container, stream)
         rate = frame_rate(stream)
         self._frame_s = 1 / float(rate) if rate else 0.0
         codec = stream.codec_context
@@ -77,12 +79,6 @@ class FrameReader:
     def end_s(self) -> float:
         """How long the last picture counts as being on screen, once the end was reached."""
         return self._read_s if self._cut_off else self._read_s + _TAIL_S
-
-    @property
-    def header_duration_s(self) -> float | None:
-        """Length as the header tells it."""
-        duration = self._stream.duration
-        return float(duration * self._stream.time_base) if duration else None
 
     def frame_at(self, wanted_s: float) -> Shown:
         """The frame on screen at `wanted_s`."""
@@ -196,8 +192,7 @@ class FrameReader:
         self._read_s = max(self._read_s, time_s + max(on_screen_s, self._frame_s))
 
     def _ends_early(self) -> bool:
-        length_s = self.header_duration_s
-        return length_s is not None and length_s - self._read_s > max(2 * self._frame_s, _TAIL_S)
+        return self.length_s is not None and self.length_s - self._read_s > max(2 * self._frame_s, _TAIL_S)
 
     def _seconds(self, pts: int | None) -> float:
         if pts is None:  # raw streams carry no times: frames are counted

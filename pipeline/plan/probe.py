@@ -16,7 +16,15 @@ from av.error import FFmpegError
 
 from luvc.errors import LuvcError
 from pipeline.errors import CorruptVideo, DecodeTimeout, EmptyFile, InputError
-from pipeline.media import clockwise_rotation, displayed_size, frame_rate, open_video, start_pts
+from pipeline.media import (
+    clockwise_rotation,
+    displayed_size,
+    frame_rate,
+    is_matroska,
+    open_video,
+    start_pts,
+    stream_duration_s,
+)
 from pipeline.storage import FileInfo, Options, stat
 
 PROBE_DEADLINE_S = 60.0
@@ -155,26 +163,14 @@ def _available(finished: queue.SimpleQueue[Any], wait_s: float) -> Iterator[tupl
 
 def _header_duration(container: Any, stream: Any) -> float | None:
     """Length of the video stream; that of the whole file, with its sound, only where nothing better is known."""
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    start_s = float((stream.start_time or 0) * stream.time_base)
-    if container.format.name.startswith("matroska"):
-        # Matroska tells when it ends, counted from zero, for each stream in a tag.
-        end_s = _clock_seconds(stream.metadata.get("DURATION", "")) or (container.duration or 0) / 1_000_000
-        return end_s - start_s if end_s > start_s else None
-    if container.duration and container.duration > 0:
-        late_s = max(0.0, start_s - (container.start_time or 0) / 1_000_000)
-        return max(0.0, container.duration / 1_000_000 - late_s) or None
-    return None
-
-
-def _clock_seconds(text: str) -> float:
-    """Seconds of "00:01:02.5"; 0 for anything else."""
-    try:
-        hours, minutes, seconds = text.split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    except ValueError:
-        return 0.0
+    own_s = stream_duration_s(container, stream)
+    if own_s is not None or not container.duration:
+        return own_s
+    file_s, start_s = container.duration / 1_000_000, float((stream.start_time or 0) * stream.time_base)
+    # Matroska counts from zero, others from the file's first timestamp.
+    counted_from_s = 0.0 if is_matroska(container) else (container.start_time or 0) / 1_000_000
+    left_s = file_s - max(0.0, start_s - counted_from_s)
+    return left_s if left_s > 0 else None
 
 
 class _Packets:

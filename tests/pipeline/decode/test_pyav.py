@@ -261,7 +261,7 @@ def test_truncated_files(tmp_path: Path) -> None:
     with pytest.raises(Truncated):
         run(cut, [0.5, 3.9])
     stream = truncate(write_video(tmp_path / "whole.mkv", 100), tmp_path / "cut.mkv", 0.5)
-    with pytest.raises(CorruptVideo):
+    with pytest.raises(Truncated):
         run(stream, [0.1, 3.9])
 
 
