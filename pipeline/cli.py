@@ -1,4 +1,4 @@
-"""The `luvc` command: plan, run, report, failures, doctor.
+"""The `luvc` command: plan, run, report, captions, failures, doctor.
 
 Parses arguments, calls one function and turns its end into a line and an exit code: 0 all done; 3 finished, some
 units failed; 2 bad configuration, empty input or an output that cannot be written; 1 anything else. Imports the work
@@ -104,6 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     with_output(report)
     report.add_argument("--run-id", help="which run; default: the newest")
 
+    captions = command("captions", _captions, "Print answers, clip by clip.")
+    with_output(captions)
+    captions.add_argument("--limit", type=int, default=100, help="clips to print; default 100")
+
     failures = command("failures", _failures, "List units that failed.")
     with_output(failures)
     failures.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -181,6 +185,14 @@ def _report(args: argparse.Namespace) -> int:
     path, storage = _output(args)
     build_report(path, storage, args.run_id)
     _print(f"{path.rstrip('/')}/report.html")
+    return 0
+
+
+def _captions(args: argparse.Namespace) -> int:
+    from pipeline.report.captions import captions
+
+    for line in captions(*_output(args), args.limit):
+        _print(line)
     return 0
 
 
