@@ -49,8 +49,9 @@ class ModelSettings(Section):
     @field_validator("id")
     @classmethod
     def _expand(cls, value: str) -> str:
-        value = expand_text(value)
-        return str(Path(value).expanduser()) if value.startswith("~") else value
+        path = Path(expand_text(value)).expanduser()
+        # A folder becomes absolute, as all paths do; anything else is a name on the hub.
+        return str(path.absolute()) if path.is_dir() else expand_text(value)
 
 
 class Generation(Section):

@@ -5,13 +5,16 @@ What is wrong with one video becomes its row's error; only a configuration that 
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from luvc import embedded
 from luvc.errors import LuvcError
 from pipeline.plan.clips import Span, cut
 from pipeline.plan.identity import UnitNamer
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 #: Local headers are bound by the CPU, remote ones by waiting.
 LOCAL_THREADS = min(8, (os.cpu_count() or 2) * 2)
 REMOTE_THREADS = 32
+_HASHED_BYTES = 64 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -73,14 +77,15 @@ class Planner:
     Args:
         config: of the run.
         sizer: counts for its model.
+        model_files: what tells one state of a model's folder from another.
     """
 
-    def __init__(self, config: RunConfig, sizer: Sizer) -> None:
+    def __init__(self, config: RunConfig, sizer: Sizer, model_files: Sequence[Any] = ()) -> None:
         self._config = config
         self._sizer = sizer
         self._namer = UnitNamer(
             {
-                "model": [config.model.id, config.model.revision],
+                "model": [config.model.id, config.model.revision, *model_files],
                 "generation": config.generation.model_dump(),
                 "compression": config.compression.as_mapping(),
             }
@@ -97,7 +102,7 @@ class Planner:
             config.decode.max_frame_tokens,
             element_bytes=4 if config.model.dtype == "float32" else 2,
         )
-        return Planner(config, sizer)
+        return Planner(config, sizer, _model_files(config.model.id))
 
     def rows(self, item: Item, probed: Probe | LuvcError) -> Iterator[dict[str, Any]]:
         """Rows of one item: one for each clip, or one that says why there is none."""
@@ -168,6 +173,24 @@ class Planner:
             "error_message": error.message,
             "error_hint": error.hint,
         }
+
+
+def _model_files(model_id: str) -> list[Any]:
+    """State of the files of a local model: weights trained anew under the same name are another model.
+
+    Nothing for hub names: there the revision says it.
+    """
+    folder = embedded.config_path().parent if model_id == embedded.MODEL_NAME else Path(model_id)
+    state: list[Any] = []
+    for path in sorted(folder.glob("*")) if folder.is_dir() else ():
+        if path.suffix in (".safetensors", ".bin", ".json"):
+            size = path.stat().st_size
+            # Contents where that is cheap: a fresh clone changes the times of all files.
+            content = (
+                hashlib.sha256(path.read_bytes()).hexdigest() if size <= _HASHED_BYTES else path.stat().st_mtime_ns
+            )
+            state.append([path.name, size, content])
+    return state
 
 
 def _probe_columns(probed: Probe) -> dict[str, Any]:

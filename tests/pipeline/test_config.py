@@ -78,6 +78,13 @@ def test_paths_start_at_the_working_directory(tmp_path: Path, monkeypatch: pytes
     assert config.output.path == str(tmp_path / "out")
 
 
+def test_a_model_is_a_folder_or_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    assert load(tmp_path, "model.id=mine").model.id == str(tmp_path / "mine")
+    assert load(tmp_path, "model.id=Qwen/Qwen2.5-VL-7B-Instruct").model.id == "Qwen/Qwen2.5-VL-7B-Instruct"
+
+
 def test_prompts_in_any_form(tmp_path: Path) -> None:
     assert load(tmp_path, prompts="What?").prompts == (("prompt", "What?"),)
     assert load(tmp_path, prompts=["A?", "B?"]).prompts == (("prompt_1", "A?"), ("prompt_2", "B?"))

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 
+from luvc import embedded
 from luvc.errors import ConfigError, ModelError
 from luvc.scheduling import schedule
 from pipeline.config import RunConfig, parse_config
@@ -178,6 +179,15 @@ def test_ids_change_when_the_answer_could(clips: Path, change: str) -> None:
         assert not before & after
     else:
         assert before == after
+
+
+def test_weights_trained_anew_are_another_model(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(embedded.config_path().read_bytes())
+    ids = []
+    for weights in (b"one", b"two", b"one"):
+        (tmp_path / "model.safetensors").write_bytes(weights)
+        ids.append(rows(config_of(clips, model={"id": str(tmp_path)}))[0]["unit_id"])
+    assert ids[0] == ids[2] != ids[1]
 
 
 def test_a_changed_file_is_new_work(tmp_path: Path) -> None:
