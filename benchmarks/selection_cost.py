@@ -21,8 +21,9 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 import luvc
 from luvc.compression import PRUNE_METHODS, Compression
 from luvc.families import FAMILIES
+from luvc.methods.candidates import Candidates
 from luvc.methods.oim import UnitGrid, merge_axis
-from luvc.methods.select import Candidates, select
+from luvc.methods.select import select
 from luvc.methods.tome import merge_any
 from luvc.preprocess import Normalisation
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from luvc import attention
 from luvc.compression import Prune
 from luvc.kv_cache import KVCache
-from luvc.methods.select import Candidates, select
+from luvc.methods.candidates import Candidates
+from luvc.methods.select import select
 from luvc.scheduling import Schedule
 
 

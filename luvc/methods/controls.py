@@ -1,19 +1,15 @@
 """Controls on SPU's schedule: what any clever score has to beat at the same token count.
 
-Each function scores `[videos, n_max]` candidates, higher stays; see `luvc.methods.select`.
+Each function scores `[videos, n_max]` candidates, higher stays; see `luvc.methods.candidates`.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from luvc.compression import Prune
-
-if TYPE_CHECKING:
-    from luvc.methods.select import Candidates
+from luvc.methods.candidates import Candidates
 
 
 def random_scores(candidates: Candidates, prune: Prune) -> Tensor:

@@ -11,15 +11,12 @@ Idea: arXiv 2512.09010 (transform, axis and cut-off are not published there; all
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from luvc.compression import Prune
-
-if TYPE_CHECKING:
-    from luvc.methods.select import Candidates
+from luvc.methods.candidates import Candidates
 
 
 def spectral_scores(candidates: Candidates, prune: Prune) -> Tensor:

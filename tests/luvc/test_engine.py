@@ -15,7 +15,8 @@ from luvc import Clip, Request
 from luvc.compression import PRUNE_METHODS, Compression
 from luvc.engine import Budgets, Engine
 from luvc.errors import ConfigError, OutOfMemory, PromptTooLong, RequestError
-from luvc.methods.select import Candidates, select
+from luvc.methods.candidates import Candidates
+from luvc.methods.select import select
 from tests.luvc import tiny as tiny_internvl
 from tests.luvc import tiny_qwen
 
