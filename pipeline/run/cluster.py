@@ -13,7 +13,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def connected(config: RunConfig, verbose: bool = False) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    with _native_messages_aside(not verbose):
+    with _messages_aside(not verbose):
         _connect(ray, address, config, verbose)
         try:
             yield
@@ -159,27 +159,32 @@ def _warn_if_too_small(ray: Any, config: RunConfig) -> None:
 
 
 @contextmanager
-def _native_messages_aside(active: bool) -> Iterator[None]:
-    """Ray's C++ core writes warnings meant for its developers straight to file descriptor 2: send them to a file.
+def _messages_aside(active: bool) -> Iterator[None]:
+    """Keeps what Ray prints for its developers off the terminal: it goes to a file, which stays if the run breaks.
 
-    Python's own `sys.stderr` keeps the terminal.
+    Ray's C++ core writes to file descriptor 2 and its listener thread to `sys.stdout`, whatever the log level. Python's
+    own `sys.stderr`, where this program speaks, keeps the terminal.
     """
-    if not active or sys.stderr is not sys.__stderr__ or sys.stderr is None:
+    python_stderr = sys.__stderr__
+    if not active or python_stderr is None or python_stderr is not sys.stderr:
         yield
         return
-    with suppress(OSError, ValueError):
-        sys.stderr.flush()
-    terminal, python_stderr = os.dup(2), sys.stderr
-    log = os.open(os.path.join(tempfile.gettempdir(), f"luvc-ray-{os.getpid()}.log"), os.O_WRONLY | os.O_CREAT, 0o600)
-    try:
-        os.dup2(log, 2)
+    path = Path(tempfile.gettempdir(), f"luvc-ray-{os.getpid()}.log")
+    python_stderr.flush()
+    terminal = os.dup(2)
+    with path.open("a", encoding="utf-8", errors="replace") as log:
+        os.dup2(log.fileno(), 2)
         sys.stderr = os.fdopen(os.dup(terminal), "w", buffering=1, encoding=python_stderr.encoding, errors="replace")
-        yield
-    finally:
-        sys.stderr.flush()
-        sys.stderr = python_stderr
-        os.dup2(terminal, 2)
-        os.close(terminal)
-        os.close(log)
-        with suppress(OSError):
-            os.unlink(os.path.join(tempfile.gettempdir(), f"luvc-ray-{os.getpid()}.log"))
+        try:
+            with redirect_stdout(log):
+                yield
+        except BaseException:
+            print(f"Ray's own messages: {path}", file=sys.stderr)  # noqa: T201 - for whoever looks for the cause
+            raise
+        else:
+            path.unlink(missing_ok=True)
+        finally:
+            sys.stderr.close()
+            sys.stderr = python_stderr
+            os.dup2(terminal, 2)
+            os.close(terminal)

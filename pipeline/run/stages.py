@@ -34,6 +34,9 @@ from pipeline.run.outcome import (
     result_rows,
 )
 
+#: The driver looks for a reason to abort every second or so; an exception before that would bury the reason.
+ABORT_S = 5.0
+
 DECODE = "video_decode"
 ANSWER = "answer"
 
@@ -125,8 +128,8 @@ class AnswerStage:
         try:
             self._loop.start()
         except EngineUnavailable as error:
+            # Raising here would bury this message under Ray's: it starts the actor again and prints each trace.
             ray.get(board.abort.remote(error.message, error.hint))
-            raise
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = table.drop_columns("frames_rgb").to_pylist()
@@ -183,6 +186,7 @@ class AnswerStage:
         if self._answered:
             os._exit(1)
         ray.get(self._board.abort.remote(error.message, error.hint))
+        time.sleep(ABORT_S)
 
     def _note_alone(self, unit_id: str) -> None:
         ray.get(self._board.alone.remote(ANSWER, unit_id))

@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
-from luvc.errors import ConfigError
+import luvc
+from luvc.errors import ConfigError, ModelError
 from pipeline import storage
 from pipeline.errors import OutputError
 from pipeline.run import folder as folders
+from pipeline.run.feed import PipelineFailed
 from pipeline.run.job import RunAborted, every, new_run_id, run, stop_on_signal
 from pipeline.run.lease import Lease, OutputBusy
 from pipeline.run.progress import NoProgress
@@ -127,11 +131,24 @@ def test_trouble_in_the_engine_costs_only_who_makes_it(bench, videos):
     assert (bench.folder / "died").exists()
 
 
-def test_an_engine_that_cannot_start_is_one_clear_message(bench, videos):
+def test_a_model_that_is_not_there_is_found_before_anything_is_written(bench, videos):
     config = bench.config(videos, model={"id": str(videos)}, run={"engine": "luvc"})
-    with pytest.raises(Exception, match=str(videos)):
+    with pytest.raises(ModelError, match=str(videos)):
         run(config, say=quiet)
     assert not bench.output.exists()
+
+
+def test_an_engine_that_cannot_start_is_one_clear_message(bench, videos):
+    """The model's config is there, its weights are not."""
+    model = bench.folder / "no-weights"
+    model.mkdir()
+    shutil.copy(Path(luvc.__file__).parent / "embedded" / "config.json", model)
+    config = bench.config(videos, model={"id": str(model)}, run={"engine": "luvc"})
+    with pytest.raises(PipelineFailed, match=r"the engine cannot be started: .*no-weights") as caught:
+        run(config, say=quiet)
+    assert caught.value.hint
+    assert bench.events("run_finished")[-1]["outcome"] == "aborted"
+    assert not bench.done()
 
 
 def test_nothing_is_written_for_an_empty_input(bench, tmp_path):
