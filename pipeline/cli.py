@@ -1,4 +1,4 @@
-"""The `luvc` command: plan, run, report, captions, failures, doctor.
+"""The `luvc` command: plan, run, report, captions, failures, bench, doctor.
 
 Parses arguments, calls one function and turns its end into a line and an exit code: 0 all done; 3 finished, some
 units failed; 2 bad configuration, empty input or an output that cannot be written; 1 anything else. Imports the work
@@ -24,7 +24,10 @@ EXIT_INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    args = _parser().parse_args(argv)
+    args, rest = _parser().parse_known_args(argv)
+    if rest and not getattr(args, "passes_on", False):
+        _parser().error("unrecognized arguments: " + " ".join(rest))
+    args.rest = rest
     try:
         return int(args.command(args))
     except KeyboardInterrupt:
@@ -111,6 +114,10 @@ def _parser() -> argparse.ArgumentParser:
     failures = command("failures", _failures, "List units that failed.")
     with_output(failures)
     failures.add_argument("--json", action="store_true", help="one JSON object a line")
+
+    # luvc.bench has its own arguments: it also runs where nothing of the pipeline is installed.
+    bench = commands.add_parser("bench", help="Time the engine against transformers.", add_help=False)
+    bench.set_defaults(command=_bench, passes_on=True, debug=False)
 
     command("doctor", _doctor, "Say what works on this machine, and how to fix what does not.")
     return parser
@@ -208,6 +215,12 @@ def _failures(args: argparse.Namespace) -> int:
         for line in lines(rows):
             _print(line)
     return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from luvc.bench import main as bench
+
+    return bench(args.rest)
 
 
 def _doctor(args: argparse.Namespace) -> int:
