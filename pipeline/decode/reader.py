@@ -203,10 +203,15 @@ class FrameReader:
 def _key_frames(stream: Any) -> list[tuple[float, int]]:
     """(time, timestamp to seek to) of each key frame in the container's index, rising; [] without an index.
 
-    Indexes hold decoding times, ahead of display by a constant in most files; the reader checks where it lands.
+    Indexes hold decoding times, ahead of display by a constant in most files. Seeking is by display time: asked for
+    the decoding time, demuxers land one key frame early. The reader checks where it landed all the same.
     """
     entries = list(stream.index_entries)
     if not entries:
         return []
-    first = entries[0].timestamp
-    return [(float((one.timestamp - first) * stream.time_base), one.timestamp) for one in entries if one.is_keyframe]
+    ahead = entries[0].timestamp - start_pts(stream)
+    return [
+        (float((one.timestamp - entries[0].timestamp) * stream.time_base), one.timestamp - ahead)
+        for one in entries
+        if one.is_keyframe
+    ]
