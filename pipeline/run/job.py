@@ -6,16 +6,13 @@ the others together; what each step means is in them.
 
 from __future__ import annotations
 
-import os
-import platform
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -24,13 +21,14 @@ import pyarrow.compute as pc
 from luvc.errors import LuvcError
 from pipeline.config import RunConfig
 from pipeline.errors import OutputError
-from pipeline.run import cluster
+from pipeline.run import cluster, surroundings
 from pipeline.run.folder import Folder
 from pipeline.run.lease import Lease
 from pipeline.run.ledger import Ledger, Retry, read_done, read_failed, reckon
 from pipeline.run.outcome import UNIT, Facts
 from pipeline.run.progress import Display, NoProgressGuard, Tally, duration
 from pipeline.run.sink import Part, PartWriter, Sink
+from pipeline.run.surroundings import stop_on_signal
 
 Outcome = Literal["done", "some_failed", "interrupted", "aborted", "nothing_to_do"]
 
@@ -192,8 +190,8 @@ class _Job:
             name=self._config.name,
             **self._counts,
             work=self._units.num_rows,
-            versions=versions(),
-            machine=machine(),
+            versions=surroundings.versions(),
+            machine=surroundings.machine(),
             config_hash=self._config.config_hash,
         )
         self._say(f"run {self._run_id}: {self._units.num_rows} units to do, {self._counts['done']} already done")
@@ -280,48 +278,6 @@ def build_report(config: RunConfig, folder: Folder, run_id: str | None, say: Cal
     except Exception as error:  # noqa: BLE001 - whatever it is, the answers are written
         say(f"the report could not be built ({type(error).__name__}: {error}); try `luvc report` later")
         return None
-
-
-@contextmanager
-def stop_on_signal(stop: Callable[[], None], say: Callable[[str], None]) -> Iterator[None]:
-    """The first SIGINT or SIGTERM asks for a clean stop; a second one is not caught."""
-    import signal
-    import threading
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, frame: Any) -> None:
-        restore()
-        say(f"{signal.Signals(number).name}: writing what is finished; again to stop at once")
-        stop()
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        restore()
-
-
-def versions() -> dict[str, str]:
-    """Versions of what an answer may depend on."""
-    found = {"python": platform.python_version()}
-    for name in ("luvc", "ray", "pyarrow", "av", "torch", "transformers", "numpy"):
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-def machine() -> dict[str, Any]:
-    """Facts about the driver's machine."""
-    return {"platform": platform.platform(), "cpus": os.cpu_count(), "processor": platform.machine()}
 
 
 def summary(ended: RunOutcome) -> str:

@@ -17,9 +17,10 @@ from pipeline import storage
 from pipeline.errors import OutputError
 from pipeline.run import folder as folders
 from pipeline.run.feed import PipelineFailed
-from pipeline.run.job import RunAborted, every, new_run_id, run, stop_on_signal
+from pipeline.run.job import RunAborted, every, new_run_id, run
 from pipeline.run.lease import Lease, OutputBusy
 from pipeline.run.progress import NoProgress
+from pipeline.run.surroundings import stop_on_signal
 from tests.pipeline.run.videos import zoo
 
 pytestmark = pytest.mark.usefixtures("ray_address")
