@@ -86,8 +86,8 @@ def explain(error: Exception, address: str | None) -> ClusterError:
     if address:
         return ClusterError(
             f"cannot connect to {where}: {first}",
-            "check run.ray_address, or set it to `local`; if the cluster asks for a token, set RAY_AUTH_MODE=token and "
-            "the right RAY_AUTH_TOKEN",
+            "is it running? `ray start` clusters ask for a token: set RAY_AUTH_MODE=token (and RAY_AUTH_TOKEN if the "
+            "cluster is on another machine), or run.ray_address=local",
         )
     return ClusterError(f"cannot start {where}: {first}", "is there memory, and space in /tmp and /dev/shm?")
 
@@ -100,9 +100,11 @@ def _address(asked: str) -> str | None:
         return asked
     if os.environ.get("RAY_ADDRESS"):
         return os.environ["RAY_ADDRESS"]
-    # `ray start` leaves the address here; a Ray that some script started inside itself does not.
+    # `ray start` leaves the address here; a Ray that some script started inside itself does not. The file outlives a
+    # cluster that was killed.
     with suppress(OSError):
         found = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()), "ray", "ray_current_cluster").read_text()
+        _knock(found.strip())
         return found.strip() or None
     return None
 
@@ -115,9 +117,12 @@ def _knock(address: str) -> None:
 
 
 def _use_token() -> None:
-    """Clusters ask for a token by default, Ray's client offers one only when told to: offer it if there is one."""
-    at_hand = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-    if at_hand or Path("~/.ray/auth_token").expanduser().exists():
+    """Who names a token means it; Ray's client wants to be told a second time.
+
+    A token file in the home folder says nothing: a local Ray makes one, and offering it to a cluster without tokens
+    breaks the run in the middle.
+    """
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 

@@ -49,7 +49,7 @@ class Feed:
 
     def __init__(self, units: pa.Table, config: RunConfig, facts: Facts, decode: Decode | None = None) -> None:
         attempts, actors = config.run.attempts, config.run.actors
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._board = (
             ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote(attempts, ENGINE_STARTS * actors)
         )
@@ -138,7 +138,7 @@ class Feed:
         self._looked_at = time.monotonic()
         try:
             return ray.get(self._board.snapshot.remote(), timeout=10.0)
-        except ray.exceptions.GetTimeoutError:
+        except ray.exceptions.RayError:  # busy, or out of reach for a moment
             return self._snapshot
 
     def _explain(self, error: BaseException) -> LuvcError:
