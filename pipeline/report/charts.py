@@ -58,27 +58,28 @@ def bar(parts: Sequence[Part], whole: float, height: int = 14) -> Markup:
     )
 
 
-def steps(values: Sequence[float], titles: Sequence[str], top: float | None = None, css: str = "area") -> Plot:
-    """A step chart of equally wide steps, filled down to zero."""
-    grid, upper = _scale(max([*values, top or 0.0]))
-    width = WIDTH / max(1, len(values))
-    line = []
-    for index, value in enumerate(values):
+def steps(
+    values: Sequence[float], titles: Sequence[str], widths: Sequence[float] | None = None, top: float = 0.0
+) -> Plot:
+    """A step chart, filled down to zero; steps are equally wide unless `widths` says otherwise."""
+    grid, upper = _scale(max([*values, top]))
+    places = _places(widths or [1.0] * len(values))
+    line, hovers = [], []
+    for value, title, (x, width) in zip(values, titles, places, strict=True):
         y = HEIGHT * (1 - value / upper)
-        line += [f"{index * width:.2f},{y:.2f}", f"{(index + 1) * width:.2f},{y:.2f}"]
+        line += [f"{x:.2f},{y:.2f}", f"{x + width:.2f},{y:.2f}"]
+        hovers.append(
+            f'<rect class="hover" x="{x:.2f}" y="0" width="{width:.2f}" height="{HEIGHT:.0f}">'
+            f"<title>{escape(title)}</title></rect>"
+        )
     body = [_grid(grid)]
     if line:
-        body.append(f'<polygon class="{css}" points="0,{HEIGHT} {" ".join(line)} {WIDTH},{HEIGHT}"/>')
-        body.append(f'<polyline class="{css}-line" points="{" ".join(line)}"/>')
-    body += [
-        f'<rect class="hover" x="{index * width:.2f}" y="0" width="{width:.2f}" height="{HEIGHT:.0f}">'
-        f"<title>{escape(title)}</title></rect>"
-        for index, title in enumerate(titles)
-    ]
-    return Plot(_stretched(body), grid, upper)
+        body.append(f'<polygon class="area" points="0,{HEIGHT} {" ".join(line)} {WIDTH},{HEIGHT}"/>')
+        body.append(f'<polyline class="area-line" points="{" ".join(line)}"/>')
+    return Plot(_stretched([*body, *hovers]), grid, upper)
 
 
-def columns(values: Sequence[float], titles: Sequence[str], css: str = "column") -> Plot:
+def columns(values: Sequence[float], titles: Sequence[str]) -> Plot:
     """A histogram of equally wide columns."""
     grid, upper = _scale(max(values, default=0.0))
     width = WIDTH / max(1, len(values))
@@ -88,22 +89,30 @@ def columns(values: Sequence[float], titles: Sequence[str], css: str = "column")
         # A column that is not empty stays visible.
         height = max(height, 1.0) if value > 0 else 0.0
         body.append(
-            f'<rect class="{css}" x="{(index + 0.06) * width:.2f}" y="{HEIGHT - height:.2f}" '
+            f'<rect class="column" x="{(index + 0.06) * width:.2f}" y="{HEIGHT - height:.2f}" '
             f'width="{width * 0.88:.2f}" height="{height:.2f}"><title>{escape(title)}</title></rect>'
         )
     return Plot(_stretched(body), grid, upper)
 
 
-def marks(flags: Sequence[str | None]) -> Markup:
-    """A strip of marks below a plot, one place a step; None leaves the place empty."""
-    width = WIDTH / max(1, len(flags))
+def marks(titles: Sequence[str | None], widths: Sequence[float]) -> Markup:
+    """A strip of marks below a step chart; None leaves a place empty."""
     body = [
-        f'<rect class="failed" x="{index * width:.2f}" y="0" width="{max(width * 0.9, 3):.2f}" height="{HEIGHT:.0f}">'
+        f'<rect class="failed" x="{x:.2f}" y="0" width="{max(width * 0.9, 3):.2f}" height="{HEIGHT:.0f}">'
         f"<title>{escape(title)}</title></rect>"
-        for index, title in enumerate(flags)
+        for title, (x, width) in zip(titles, _places(widths), strict=True)
         if title
     ]
     return _stretched(body)
+
+
+def _places(widths: Sequence[float]) -> list[tuple[float, float]]:
+    """(left edge, width) of each step, together as wide as the plot."""
+    whole, x, places = sum(widths) or 1.0, 0.0, []
+    for width in widths:
+        places.append((x, WIDTH * width / whole))
+        x += WIDTH * width / whole
+    return places
 
 
 def _stretched(body: Sequence[str]) -> Markup:

@@ -50,6 +50,8 @@ def percent(value: float | None) -> str:
 
 def seconds(value: float | None) -> str:
     """Seconds with a sensible precision: 0.034 s, 2.5 s, 1,234 s."""
+    if value is not None and 0 < value < 0.001:
+        return f"<1{_THIN}ms"
     return MISSING if value is None else f"{rate(value)}{_THIN}s"
 
 

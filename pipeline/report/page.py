@@ -137,10 +137,11 @@ def _throughput(metrics: Metrics) -> dict[str, Any] | None:
             f"in {format.duration(moment.interval_s)}"
         )
         failures.append(f"{elapsed}: {moment.failed} failed" if moment.failed else None)
-    length_s = sum(moment.interval_s for moment in moments)
+    widths = [moment.interval_s for moment in moments]
+    length_s = sum(widths)
     return {
-        "plot": charts.steps([moment.units_per_s for moment in moments], titles),
-        "failures": charts.marks(failures) if any(failures) else None,
+        "plot": charts.steps([moment.units_per_s for moment in moments], titles, widths),
+        "failures": charts.marks(failures, widths) if any(failures) else None,
         "middle": length_s / 2,
         "end": length_s,
     }

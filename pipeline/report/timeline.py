@@ -86,25 +86,32 @@ def intervals(run: RunLog, units: pa.Table, answers: pa.Table, failures: pa.Tabl
 
 
 def moments(parts: list[Interval], limit: int = MAX_MOMENTS) -> tuple[Moment, ...]:
-    """At most `limit` points for a chart: neighbours are merged."""
-    step = max(1, -(-len(parts) // limit))
-    merged = []
-    for first in range(0, len(parts), step):
-        group = parts[first : first + step]
-        length_s = sum(part.length_s for part in group)
-        units = sum(part.units for part in group)
-        merged.append(
-            Moment(
-                start=group[0].start.isoformat(),
-                interval_s=round(length_s, 3),
-                units=units,
-                failed=sum(part.failed for part in group),
-                video_s=sum(part.video_s for part in group),
-                output_tokens=sum(part.output_tokens for part in group),
-                units_per_s=units / length_s if length_s > 0 else 0.0,
-            )
-        )
+    """At most `limit` points for a chart, of about the same length: neighbours are merged."""
+    target_s = sum(part.length_s for part in parts) / limit
+    merged, group = [], []
+    for part in parts:
+        group.append(part)
+        # Heartbeats tremble by milliseconds; a group that is almost long enough is.
+        if sum(one.length_s for one in group) >= 0.99 * target_s:
+            merged.append(_moment(group))
+            group = []
+    if group:
+        merged.append(_moment(group))
     return tuple(merged)
+
+
+def _moment(group: list[Interval]) -> Moment:
+    length_s = sum(part.length_s for part in group)
+    units = sum(part.units for part in group)
+    return Moment(
+        start=group[0].start.isoformat(),
+        interval_s=round(length_s, 3),
+        units=units,
+        failed=sum(part.failed for part in group),
+        video_s=sum(part.video_s for part in group),
+        output_tokens=sum(part.output_tokens for part in group),
+        units_per_s=units / length_s if length_s > 0 else 0.0,
+    )
 
 
 def metrics_table(run: RunLog, parts: list[Interval], rented: Rented, prices: Prices) -> pa.Table:

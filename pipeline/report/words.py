@@ -8,6 +8,9 @@ from pipeline.report.format import hours, number, percent, plural
 from pipeline.report.records import RunFacts, StageTime, Totals
 from pipeline.report.runlog import UNFINISHED
 
+#: An engine that was there for less than this share of the run spent the run starting.
+READY_SHARE = 0.5
+
 #: An engine that waits less than this share of its time is not starved.
 STARVED_SHARE = 0.2
 
@@ -69,6 +72,12 @@ def bottleneck(stages: Mapping[str, StageTime], run: RunFacts | None, video_hour
     busy_s = sum(stage.busy_s or 0.0 for stage in engine)
     starved_s = stages["encode"].starved_s if "encode" in stages else None
     if run is not None and run.units and busy_s > 0 and starved_s is not None and run.wall_s > 0:
+        ready = (busy_s + starved_s) / (run.wall_s * _actors(run))
+        if ready < READY_SHARE:
+            return (
+                f"Start-up-bound: the engine was at work or waiting for frames only {percent(ready)} of the run; "
+                "starting took the rest, so a longer run is faster per clip."
+            )
         waited = starved_s / (busy_s + starved_s)
         if waited >= STARVED_SHARE:
             return _starved(waited, (stages["video_decode"].busy_s or 0.0) / run.wall_s)
@@ -79,6 +88,10 @@ def bottleneck(stages: Mapping[str, StageTime], run: RunFacts | None, video_hour
     if video_hours > 0:
         return "No stage times were measured, so no bottleneck can be named."
     return "No clip is done yet, so no bottleneck can be named."
+
+
+def _actors(run: RunFacts) -> float:
+    return float((run.config.get("run") or {}).get("actors") or 1)
 
 
 def _starved(waited: float, decode_cores: float) -> str:

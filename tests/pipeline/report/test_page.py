@@ -121,6 +121,11 @@ def test_bars_fill_their_width_and_escape_their_titles() -> None:
     assert charts.bar([Part("ok", 0, "")], 0) == ""
 
 
+def test_steps_are_as_wide_as_their_time() -> None:
+    svg = charts.steps([1, 3], ["slow", "fast"], [30.0, 10.0]).svg
+    assert "0.00,66.67 750.00,66.67 750.00,0.00 1000.00,0.00" in svg
+
+
 @pytest.mark.parametrize("largest", [0.0, 0.03, 0.35, 1, 7, 99, 2048, 123_456])
 def test_grid_lines_are_few_round_and_inside(largest: float) -> None:
     plot = charts.steps([largest], ["one"])

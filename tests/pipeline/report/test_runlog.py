@@ -105,8 +105,17 @@ def test_a_run_without_any_event_has_no_intervals() -> None:
 def test_moments_are_merged_to_what_a_chart_can_show() -> None:
     run = runlog.parse(outputs.RUN_ID, outputs.events(64, 60, 4, wall_s=60.0, beat_s=1.0))
     points = timeline.moments(intervals(run), limit=7)
-    assert len(points) <= 7
+    assert 6 <= len(points) <= 8
+    assert max(point.interval_s for point in points) <= 2 * 60 / 7
     assert sum(point.units for point in points) == 60
+
+
+def test_intervals_of_uneven_length_keep_their_time() -> None:
+    lines = outputs.events(64, 60, 4, wall_s=60.0, beat_s=2.0).splitlines()
+    run = runlog.parse(outputs.RUN_ID, "\n".join([lines[0], *lines[10:]]))  # twenty seconds of silence first
+    points = timeline.moments(intervals(run), limit=10)
+    assert points[0].interval_s == pytest.approx(20.0)
+    assert points[1].interval_s == pytest.approx(6.0)
 
 
 def test_rows_of_the_metrics_file() -> None:

@@ -69,6 +69,11 @@ def test_a_starved_engine_is_decode_bound_and_says_how_many_cores() -> None:
     )
 
 
+def test_a_run_that_mostly_starts_says_so() -> None:
+    sentence = words.bottleneck(stages(5, 3, 2, starved=10, video=40), run(wall_s=100), 1.0)
+    assert sentence.startswith("Start-up-bound: the engine was at work or waiting for frames only 20\u202f%")
+
+
 def test_an_engine_that_waits_while_decoders_idle_is_not_decode_bound() -> None:
     sentence = words.bottleneck(stages(5, 3, 2, starved=50, video=4), run(wall_s=100), 1.0)
     assert "decoders were mostly idle" in sentence
@@ -108,6 +113,8 @@ def test_nothing_done_nothing_named() -> None:
         (format.short(12_345), "12.3\u202fk"),
         (format.short(1234), "1,234"),
         (format.duration(0.0341), "0.034\u202fs"),
+        (format.duration(1e-5), "<1\u202fms"),
+        (format.duration(0), "0\u202fs"),
         (format.duration(245), "4\u202fmin 05\u202fs"),
         (format.duration(59.97), "60.0\u202fs"),
         (format.duration(3599.6), "1\u202fh 00\u202fmin"),
