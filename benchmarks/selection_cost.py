@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable
 
 import torch
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 import luvc
+from luvc import attention
+from luvc.bench import SETTINGS, build
 from luvc.compression import PRUNE_METHODS, Compression
 from luvc.families import FAMILIES
 from luvc.methods.candidates import Candidates
@@ -26,40 +27,6 @@ from luvc.methods.oim import UnitGrid, merge_axis
 from luvc.methods.select import select
 from luvc.methods.tome import merge_any
 from luvc.preprocess import Normalisation
-
-
-def build(device: torch.device, dtype: torch.dtype) -> Qwen2_5_VLForConditionalGeneration:
-    """The model of the CPU benchmark, random weights."""
-    vision = dict(
-        depth=12,
-        hidden_size=384,
-        intermediate_size=1536,
-        num_heads=6,
-        out_hidden_size=896,
-        fullatt_block_indexes=[2, 5, 8, 11],
-    )
-    text = dict(
-        hidden_size=896,
-        num_hidden_layers=16,
-        num_attention_heads=14,
-        num_key_value_heads=2,
-        intermediate_size=4864,
-        vocab_size=32000,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]},
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    config = Qwen2_5_VLConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_id=2,
-        video_token_id=3,
-        vision_start_token_id=4,
-        vision_end_token_id=5,
-    )
-    torch.manual_seed(0)
-    return Qwen2_5_VLForConditionalGeneration(config).to(device, dtype).eval()
 
 
 def timed(function: Callable[[], object], device: torch.device) -> float:
@@ -83,10 +50,10 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device(args.device)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    model = build(device, dtype)
+    model = build(SETTINGS["cpu"], device, dtype)
     family = FAMILIES["qwen2_5_vl"]
     runtime = family.runtime(model, None, Normalisation())
-    model.set_attn_implementation("luvc")
+    model.set_attn_implementation(attention.NAME)
     grid = family.grid(runtime.shape, args.frames, 224, 224)
     off = luvc.schedule(runtime.shape, grid, "off")
     frames = torch.randint(0, 256, (args.frames, 224, 224, 3), dtype=torch.uint8, device=device)

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from luvc.errors import ConfigError, LuvcError
+from pipeline.plan.item import Item
 from pipeline.plan.prompts import Prompt, normalise_prompts
-from pipeline.plan.sources import Item
 from pipeline.storage import Options, join, read_bytes
 
 URI_COLUMNS = ("uri", "path", "url", "video")

@@ -18,12 +18,13 @@ from luvc import embedded
 from luvc.errors import LuvcError
 from pipeline.plan.clips import Span, cut
 from pipeline.plan.identity import UnitNamer
+from pipeline.plan.item import Item
 from pipeline.plan.manifest import Summary, build_table, summarise
 from pipeline.plan.probe import Probe, ProbeTask, probe, probe_all
 from pipeline.plan.prompts import Prompt
 from pipeline.plan.sampling import sample_times
 from pipeline.plan.sizing import Sizer
-from pipeline.plan.sources import Item, list_items
+from pipeline.plan.sources import list_items
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig

@@ -6,14 +6,13 @@ Opens no video. Order is deterministic: sorted names, or the order of a manifest
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
 
 from pydantic import Field
 
 from luvc.errors import ConfigError, LuvcError
 from pipeline.errors import SourceMissing
-from pipeline.plan.prompts import Prompt
+from pipeline.plan.item import Item
+from pipeline.plan.item_files import MANIFEST_READERS, read_items
 from pipeline.section import Section, StorageOptions, Url
 from pipeline.storage import FileInfo, is_glob, list_files, stat
 
@@ -37,28 +36,6 @@ class InputSource(Section):
     storage: StorageOptions = Field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Item:
-    """One video, or part of one, to plan.
-
-    Attributes:
-        uri: local path or URL.
-        file: size and version, where the listing told them.
-        item_id: the user's own id.
-        start_s, end_s: part of the video; None = its own beginning or end.
-        prompts: instead of the configuration's; None = those.
-        storage: options for fsspec.
-    """
-
-    uri: str
-    file: FileInfo | None = None
-    item_id: str | None = None
-    start_s: float | None = None
-    end_s: float | None = None
-    prompts: tuple[Prompt, ...] | None = None
-    storage: dict[str, Any] = field(default_factory=dict, repr=False)
-
-
 def list_items(source: InputSource, key: str = "inputs") -> Iterator[Item]:
     """Items of one source.
 
@@ -69,8 +46,6 @@ def list_items(source: InputSource, key: str = "inputs") -> Iterator[Item]:
     Raises:
         ConfigError: nothing there, no video among the files, or a bad row in a manifest.
     """
-    from pipeline.plan.item_files import MANIFEST_READERS, read_items
-
     path, options = source.path, source.storage
     if _extension(path) in MANIFEST_READERS and not is_glob(path):
         yield from read_items(path, options, key)

@@ -19,11 +19,11 @@ from pipeline.config import RunConfig, parse_config
 from pipeline.decode.protocol import DecodeSettings
 from pipeline.decode.pyav import decode
 from pipeline.plan import plan
+from pipeline.plan.item import Item
 from pipeline.plan.manifest import build_table, format_summary, read_manifest, summarise, write_manifest
 from pipeline.plan.planner import Planner
 from pipeline.plan.probe import Probe
 from pipeline.plan.show import compression_table
-from pipeline.plan.sources import Item
 from pipeline.schemas import MANIFEST
 from pipeline.storage import FileInfo, write_atomic
 from tests.videos import EXAMPLES, truncate, write_audio, write_video

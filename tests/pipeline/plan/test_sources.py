@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from luvc.errors import ConfigError
-from pipeline.plan.sources import InputSource, Item, list_items
+from pipeline.plan.item import Item
+from pipeline.plan.sources import InputSource, list_items
 
 
 def items(path: Path | str, **options: Any) -> list[Item]:
