@@ -12,7 +12,6 @@ from pydantic import Field
 from luvc.errors import ConfigError, LuvcError
 from pipeline.errors import SourceMissing
 from pipeline.plan.item import Item
-from pipeline.plan.item_files import MANIFEST_READERS, read_items
 from pipeline.section import Section, StorageOptions, Url
 from pipeline.storage import FileInfo, is_glob, list_files, stat
 
@@ -46,6 +45,9 @@ def list_items(source: InputSource, key: str = "inputs") -> Iterator[Item]:
     Raises:
         ConfigError: nothing there, no video among the files, or a bad row in a manifest.
     """
+    # Reading a configuration imports this module, and should not wait for pyarrow.
+    from pipeline.plan.item_files import MANIFEST_READERS, read_items
+
     path, options = source.path, source.storage
     if _extension(path) in MANIFEST_READERS and not is_glob(path):
         yield from read_items(path, options, key)
