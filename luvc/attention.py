@@ -29,12 +29,18 @@ BACKENDS = ("sdpa",)
 class Packed:
     """Attention inside each of several sequences that lie end to end.
 
-    `lengths`: host integers. `bias`: `[tokens]` added to the scores of each key (not with `causal`).
+    Attributes:
+        lengths: tokens of each sequence, host integers.
+        causal: a token sees those before it only.
+        bias: `[tokens]` added to the scores of each key (not with `causal`).
+        prefixes: for each sequence, packed start and number of further tokens that all of its own see before
+            themselves (with `causal`); () or (x, 0): none.
     """
 
     lengths: tuple[int, ...]
     causal: bool = True
     bias: Tensor | None = None
+    prefixes: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,11 +115,17 @@ def packed(query: Tensor, key: Tensor, value: Tensor, plan: Packed, scaling: flo
     Neighbours of equal length (the windows of an encoder, above all) go through one batched call.
     """
     lengths = plan.lengths
+    prefixes = plan.prefixes or ((0, 0),) * len(lengths)
     out = torch.empty_like(query)
     start, index = 0, 0
     while index < len(lengths):
         length, run = lengths[index], 1
-        while index + run < len(lengths) and lengths[index + run] == length:
+        if prefixes[index][1]:
+            stop = start + length
+            out[:, :, start:stop] = _behind_prefix(query, key, value, (start, stop), prefixes[index], scaling)
+            start, index = stop, index + 1
+            continue
+        while index + run < len(lengths) and lengths[index + run] == length and not prefixes[index + run][1]:
             run += 1
         stop = start + run * length
         q, k, v = (part[0, :, start:stop].unflatten(1, (run, length)).transpose(0, 1) for part in (query, key, value))
@@ -124,6 +136,17 @@ def packed(query: Tensor, key: Tensor, value: Tensor, plan: Packed, scaling: flo
         out[0, :, start:stop] = attended.transpose(0, 1).flatten(1, 2)
         start, index = stop, index + run
     return out
+
+
+def _behind_prefix(
+    query: Tensor, key: Tensor, value: Tensor, own: tuple[int, int], prefix: tuple[int, int], scaling: float | None
+) -> Tensor:
+    """Causal attention of the tokens `own` (packed start and stop) behind a prefix (packed start and length)."""
+    (start, stop), (first, tokens) = own, prefix
+    k, v = (torch.cat((part[:, :, first : first + tokens], part[:, :, start:stop]), 2) for part in (key, value))
+    mask = torch.ones(stop - start, k.shape[2], dtype=torch.bool, device=query.device).tril(tokens)
+    q = query[:, :, start:stop]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=True)
 
 
 def decode(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:

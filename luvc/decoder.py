@@ -19,43 +19,7 @@ from luvc.compression import Prune
 from luvc.kv_cache import KVCache
 from luvc.methods.candidates import Candidates
 from luvc.methods.select import select
-from luvc.scheduling import Schedule
-
-
-@dataclass(frozen=True)
-class PackedPrompts:
-    """Several prompts end to end.
-
-    Attributes:
-        hidden: `[1, tokens, dim]` embeddings, visual features in place.
-        positions: `[..., 1, tokens]` as the model's rotary embedding takes them; fractions are fine.
-        lengths: tokens of each sequence.
-        visual: `[visual_tokens]` packed index of every visual token, sequences in order.
-        plans: schedules of each sequence's clips.
-    """
-
-    hidden: Tensor
-    positions: Tensor
-    lengths: tuple[int, ...]
-    visual: Tensor
-    plans: tuple[tuple[Schedule, ...], ...]
-
-    def layer_lengths(self, count: int) -> list[list[int]]:
-        """Tokens (text and visual) of each sequence in each of `count` layers, from the schedules."""
-        layers = []
-        for layer in range(count):
-            layers.append(
-                [
-                    length - sum(plan.merged_tokens - plan.layer_tokens[layer] for plan in plans)
-                    for length, plans in zip(self.lengths, self.plans, strict=True)
-                ]
-            )
-        return layers
-
-    @property
-    def clips(self) -> list[Schedule]:
-        """Schedules of all clips, sequences in order."""
-        return [plan for plans in self.plans for plan in plans]
+from luvc.packing import PackedPrompts
 
 
 class Decoder:
@@ -79,19 +43,19 @@ class Decoder:
         Returns:
             Logits after the last token of each sequence, `[sequences, vocabulary]`.
         """
-        layer_lengths = prompts.layer_lengths(len(self.model.layers))
-        cache.add(layer_lengths)
+        layers = prompts.layers(len(self.model.layers))
+        cache.add([layer.lengths for layer in layers], [layer.sources for layer in layers])
         hidden, visual = prompts.hidden, Visual.fresh(prompts)
         cos, sin = self.model.rotary_emb(hidden, prompts.positions)
-        for index, layer in enumerate(self.model.layers):
+        for index, (module, layer) in enumerate(zip(self.model.layers, layers, strict=True)):
             wanted = tuple(plan.layer_tokens[index] for plan in prompts.clips)
             if wanted != visual.lengths:
                 assert prune is not None
-                keep, visual = _survivors(hidden[0], visual, wanted, prune, layer)
+                keep, visual = _survivors(hidden[0], visual, wanted, prune, module)
                 hidden, cos, sin = hidden[:, keep], cos[..., keep, :], sin[..., keep, :]
-            with attention.using(attention.Packed(tuple(layer_lengths[index]))):
-                hidden = self._layer(layer, hidden, (cos, sin), cache)
-        ends = torch.tensor(layer_lengths[-1], device=hidden.device).cumsum(0) - 1
+            with attention.using(layer.attention):
+                hidden = self._layer(module, hidden, (cos, sin), cache)
+        ends = torch.tensor(layers[-1].ends, device=hidden.device)
         return self.head(self.model.norm(hidden[0, ends]))
 
     def decode(self, ids: Tensor, positions: Tensor, cache: KVCache) -> Tensor:

@@ -22,6 +22,7 @@ from luvc.errors import LuvcError, OutOfMemory, PromptTooLong, RequestError
 from luvc.families import FAMILIES
 from luvc.families.base import ClipPlan, Encoded, Prompt, PromptLayout, Runtime
 from luvc.kv_cache import GRANULE, KVCache
+from luvc.packing import Shared, shared_tokens
 from luvc.preprocess import to_tensor
 from luvc.scheduling import Schedule, schedule
 from luvc.types import Answer, Clip, Completion, Request, StageTimes, TokenCounts, drive
@@ -256,6 +257,7 @@ class Engine:
                 *(sequence.capacity(self.model_config.text.layers) for sequence in admitted), strict=True
             )
         ]
+        packed = packed.without_repeats(_shared(admitted))
         self.cache.reserve(len(admitted), capacity)
         logits = self.runtime.decoder.prefill(packed, self.cache, self.compression.prune)
         tokens = self._sample(logits)
@@ -345,6 +347,19 @@ class Engine:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+
+def _shared(sequences: Sequence[_Sequence]) -> list[Shared | None]:
+    """The prefix of each sequence that an earlier one of the same job carries."""
+    leaders: dict[int, int] = {}
+    out: list[Shared | None] = []
+    for index, sequence in enumerate(sequences):
+        leader = leaders.setdefault(id(sequence.job), index)
+        tokens = 0
+        if leader != index:
+            tokens = shared_tokens(sequences[leader].layout, sequence.layout, sequence.job.merged_tokens)
+        out.append(Shared(leader, tokens) if tokens else None)
+    return out
 
 
 def _unique(jobs: Iterable[_Job]) -> list[_Job]:

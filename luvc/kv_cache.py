@@ -7,6 +7,8 @@ asked. The layers of an unmodified transformers model talk to it through `update
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -32,6 +34,7 @@ class KVCache:
         self._keys: list[Tensor] = [self._empty(0, 0) for _ in range(text.layers)]
         self._values: list[Tensor] = [self._empty(0, 0) for _ in range(text.layers)]
         self._write: list[Tensor] = []
+        self._sources: list[Tensor | None] = []
         self._decoding = False
 
     @property
@@ -53,18 +56,24 @@ class KVCache:
             self._values[layer] = self._moved(self._values[layer], slots, tokens)
         self.slots, self.capacity = slots, wanted
 
-    def add(self, layer_lengths: list[list[int]]) -> None:
-        """Take the next slots for a packed prefill; `layer_lengths[layer][i]` tokens of new sequence i.
+    def add(self, layer_lengths: Sequence[Sequence[int]], sources: Sequence[list[int] | None] | None = None) -> None:
+        """Take the next slots for a packed prefill; `layer_lengths[layer][i]` entries of new sequence i.
 
-        The following `update` calls, one a layer, write packed `[1, kv_heads, tokens, head_dim]`.
+        The following `update` calls, one a layer, write packed `[1, kv_heads, tokens, head_dim]`. Entries are taken
+        from the packed tokens one by one, or from `sources[layer]` where sequences share tokens.
         """
         first = self.active
-        self._write = []
+        self._write, self._sources = [], []
+        known: dict[int, Tensor | None] = {}
         for layer, lengths in enumerate(layer_lengths):
             starts = [(first + index) * self.capacity[layer] for index in range(len(lengths))]
             rows = [torch.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)]
             self._write.append(torch.cat(rows).to(self.device))
             self.lengths[layer].extend(lengths)
+            source = sources[layer] if sources is not None else None
+            if id(source) not in known:
+                known[id(source)] = None if source is None else torch.tensor(source, device=self.device)
+            self._sources.append(known[id(source)])
         self.active += len(layer_lengths[0])
         self._decoding = False
 
@@ -104,8 +113,10 @@ class KVCache:
         rows = self._write[layer_idx]
         flat = (0, 1)
         # Prefill is [1, heads, tokens, dim], decode [slots, heads, 1, dim]: both are tokens x heads x dim.
-        keys.flatten(*flat).index_copy_(0, rows, key_states.transpose(1, 2).flatten(*flat))
-        values.flatten(*flat).index_copy_(0, rows, value_states.transpose(1, 2).flatten(*flat))
+        source = None if self._decoding else self._sources[layer_idx]
+        for cached, states in ((keys, key_states), (values, value_states)):
+            new = states.transpose(1, 2).flatten(*flat)
+            cached.flatten(*flat).index_copy_(0, rows, new if source is None else new[source])
         if not self._decoding:
             return key_states, value_states
         longest = max(self.lengths[layer_idx])

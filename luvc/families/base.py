@@ -16,7 +16,8 @@ from luvc.shapes import Grid, ModelShape
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luvc.decoder import Decoder, PackedPrompts
+    from luvc.decoder import Decoder
+    from luvc.packing import PackedPrompts
     from luvc.preprocess import Normalisation
 
 

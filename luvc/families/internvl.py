@@ -21,7 +21,7 @@ from luvc.shapes import Grid, ModelShape, VisionShape
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luvc.decoder import PackedPrompts
+    from luvc.packing import PackedPrompts
     from luvc.preprocess import Normalisation
 
 
@@ -183,7 +183,7 @@ class InternVLRuntime:
     def pack(self, prompts: Sequence[Prompt]) -> PackedPrompts:
         import torch
 
-        from luvc.decoder import PackedPrompts
+        from luvc.packing import PackedPrompts
 
         ids: list[int] = []
         positions: list[int] = []

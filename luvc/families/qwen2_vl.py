@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from luvc.attention import Packed
-    from luvc.decoder import PackedPrompts
+    from luvc.packing import PackedPrompts
     from luvc.preprocess import Normalisation
     from luvc.tower import Merging
 
@@ -230,7 +230,7 @@ class Qwen2VLRuntime:
     def pack(self, prompts: Sequence[Prompt]) -> PackedPrompts:
         import torch
 
-        from luvc.decoder import PackedPrompts
+        from luvc.packing import PackedPrompts
 
         ids: list[int] = []
         visual: list[int] = []

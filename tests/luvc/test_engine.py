@@ -289,7 +289,7 @@ def test_out_of_memory_halves_the_batch_and_remembers(tiny, monkeypatch):
     def short_of_memory(packed, cache, prune):
         batches.append(len(packed.lengths))
         if len(packed.lengths) > 3:
-            cache.add(packed.layer_lengths(4))  # fails half-way: slots are taken already
+            cache.add([layer.lengths for layer in packed.layers(4)])  # fails half-way: slots are taken already
             raise torch.OutOfMemoryError("injected")
         return prefill(packed, cache, prune)
 
