@@ -71,7 +71,7 @@ def bottleneck(stages: Mapping[str, StageTime], run: RunFacts | None, video_hour
     engine = [stage for stage in stages.values() if stage.device == "engine"]
     busy_s = sum(stage.busy_s or 0.0 for stage in engine)
     starved_s = stages["encode"].starved_s if "encode" in stages else None
-    if run is not None and run.units and busy_s > 0 and starved_s is not None and run.wall_s > 0:
+    if run is not None and run.units and run.wall_s > 0 and starved_s is not None and busy_s + starved_s > 0:
         ready = (busy_s + starved_s) / (run.wall_s * _actors(run))
         if ready < READY_SHARE:
             return (

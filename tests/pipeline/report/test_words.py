@@ -154,3 +154,8 @@ def test_one_run_without_prices_makes_the_sum_unknown() -> None:
 def test_nothing_made_has_no_unit_price() -> None:
     found = cost([(Rented(3600, 1, 0), Prices(2.0))], 0.0, 0)
     assert (found.usd, found.per_video_hour_usd, found.per_1000_captions_usd) == (2.0, None, None)
+
+
+def test_an_engine_that_only_waited_is_told_from_one_that_was_not_measured() -> None:
+    sentence = words.bottleneck(stages(0, 0, 0, starved=10, video=40), run(wall_s=100), 1.0)
+    assert sentence.startswith("Start-up-bound")
