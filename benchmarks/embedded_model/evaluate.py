@@ -3,7 +3,7 @@
     python -m benchmarks.embedded_model.evaluate --features DIR --stamps DIR --emoji DIR --trained FILE --out FILE
 
 Two held-out sets, 8 frames a clip: scenes never composed in training from cut-outs seen in training, and scenes
-of cut-outs never seen. Nothing is tuned on either: run it once per training run.
+of cut-outs never seen. Not for tuning: run it once per training run.
 """
 
 from __future__ import annotations
