@@ -193,3 +193,11 @@ def _messages_aside(active: bool) -> Iterator[None]:
             sys.stderr = python_stderr
             os.dup2(terminal, 2)
             os.close(terminal)
+
+
+def devices() -> dict[str, float]:
+    """CPUs and GPUs of the cluster this process is connected to: what a run holds, and what is paid for."""
+    import ray
+
+    total = ray.cluster_resources()
+    return {"cpus": total.get("CPU", 0.0), "gpus": total.get("GPU", 0.0)}

@@ -191,7 +191,7 @@ class _Job:
             **self._counts,
             work=self._units.num_rows,
             versions=surroundings.versions(),
-            machine=surroundings.machine(),
+            machine=surroundings.machine() | cluster.devices(),
             config_hash=self._config.config_hash,
         )
         self._say(f"run {self._run_id}: {self._units.num_rows} units to do, {self._counts['done']} already done")
