@@ -151,10 +151,10 @@ def check_pyav() -> list[Check]:
 
 
 def check_other_decoders() -> list[Check]:
-    """Decoders nobody needs, but some prefer."""
+    """Decoders that are not used, though people ask for them."""
     return [
-        _optional("decoder decord", "decord", "pip install 'luvc[decord]', if you want it; PyAV is the default"),
-        _optional("decoder TorchCodec", "torchcodec", "not needed; it wants an FFmpeg and a torch it was built for"),
+        _optional("decoder decord", "decord", "nothing to do: videos are decoded with PyAV"),
+        _optional("decoder TorchCodec", "torchcodec", "nothing to do: videos are decoded with PyAV"),
     ]
 
 
@@ -167,13 +167,19 @@ def check_torch() -> list[Check]:
     build = f"CUDA {facts['cuda']}" if facts["cuda"] else "CPU build"
     found = [Check("torch", "ok", f"{facts['version']} ({build}), {facts['threads']} threads", needed=True)]
     works: Status = "ok" if facts["sdpa"] else "missing"
-    found.append(Check("attention SDPA", works, "works" if facts["sdpa"] else "gives wrong values", needed=True))
+    found.append(
+        Check(
+            "attention SDPA",
+            works,
+            "works; what the engine uses" if facts["sdpa"] else "gives wrong values",
+            needed=True,
+        )
+    )
     if facts["varlen"]:
-        fix = "torch 2.10 or newer has it; it is used on GPUs only"
+        fix = "torch 2.10 or newer has it; the engine does not use it yet"
         found.append(Check("attention varlen", "missing", facts["varlen"], fix))
     else:
-        detail = "torch.nn.attention.varlen" + ("" if facts["gpus"] else ": loads; used on GPUs only")
-        found.append(Check("attention varlen", "ok", detail))
+        found.append(Check("attention varlen", "ok", "torch.nn.attention.varlen loads; the engine does not use it yet"))
     return found + _gpus(facts)
 
 
@@ -189,7 +195,7 @@ def _gpus(facts: Mapping[str, Any]) -> list[Check]:
 
 def check_flash_attention() -> list[Check]:
     """The flash-attn package, tried on the GPU if there is one."""
-    name, advice = "attention flash-attn", "pip install 'luvc[gpu]' on a machine with a GPU; without it varlen serves"
+    name, advice = "attention flash-attn", "nothing to do: the engine attends through SDPA and does not use it yet"
     if importlib.util.find_spec("flash_attn") is None:
         return [Check(name, "missing", "not installed", advice)]
     answer = probes.probe(probes.FLASH)
