@@ -191,3 +191,19 @@ def test_merged_patches_are_folded_back_with_positions_in_units():
     assert grid.row[0, :, 0].tolist() == [0, 1, 2, 3]
     assert grid.column[0, 0].tolist() == [0.5, 2.5]
     assert grid.size.sum() == 16
+
+
+@pytest.mark.parametrize("proportional", [False, True])
+def test_patches_of_a_merged_unit_sit_around_its_mean_and_weigh_by_its_size(proportional):
+    merge = {"steps": [[0.0, "width", 0.5]], "proportional": proportional}
+    merging = Merging(torch.randn(1, 2, 4, 4, 3), schedule(SHAPE, (1, 2, 4), {"merge": merge}))
+    merging.at(0, merging.grid.hidden)
+    assert merging.grid.column[0].tolist() == [[0.5, 2.5]] * 2
+    row, column = merging.patch_positions()
+    assert row.tolist() == [0, 0, 1, 1] * 2 + [2, 2, 3, 3] * 2
+    assert column.tolist() == ([1, 2, 1, 2] + [5, 6, 5, 6]) * 2
+    bias = merging.attention_bias()
+    if proportional:
+        assert bias.tolist() == pytest.approx([0.6931472] * 16)
+    else:
+        assert bias is None
