@@ -201,7 +201,7 @@ def test_patches_of_a_merged_unit_sit_around_its_mean_and_weigh_by_its_size(prop
     assert merging.grid.column[0].tolist() == [[0.5, 2.5]] * 2
     row, column = merging.patch_positions()
     assert row.tolist() == [0, 0, 1, 1] * 2 + [2, 2, 3, 3] * 2
-    assert column.tolist() == ([1, 2, 1, 2] + [5, 6, 5, 6]) * 2
+    assert column.tolist() == [1, 2, 1, 2, 5, 6, 5, 6] * 2
     bias = merging.attention_bias()
     if proportional:
         assert bias.tolist() == pytest.approx([0.6931472] * 16)
