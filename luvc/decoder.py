@@ -17,6 +17,7 @@ from torch import Tensor
 from luvc import attention
 from luvc.compression import Prune
 from luvc.kv_cache import KVCache
+from luvc.memory import on_device
 from luvc.methods.candidates import Candidates
 from luvc.methods.select import select
 from luvc.packing import PackedPrompts
@@ -55,7 +56,7 @@ class Decoder:
                 hidden, cos, sin = hidden[:, keep], cos[..., keep, :], sin[..., keep, :]
             with attention.using(layer.attention):
                 hidden = self._layer(module, hidden, (cos, sin), cache)
-        ends = torch.tensor(layers[-1].ends, device=hidden.device)
+        ends = on_device(layers[-1].ends, hidden.device)
         return self.head(self.model.norm(hidden[0, ends]))
 
     def decode(self, ids: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
@@ -73,6 +74,19 @@ class Decoder:
         masks = cache.begin_decode_step()
         for layer, mask in zip(self.model.layers, masks, strict=True):
             with attention.using(attention.Decode(mask)):
+                hidden = self._layer(layer, hidden, position_embeddings, cache)
+        return self.head(self.model.norm(hidden[:, 0]))
+
+    def decode_fixed(self, ids: Tensor, positions: Tensor, lengths: Tensor, cache: KVCache) -> Tensor:
+        """`decode` over the first `len(ids)` slots, active or not, by operations of fixed shapes only.
+
+        `lengths`: `[layers, slots]` entries of each slot before this token, see `KVCache.fixed_lengths`.
+        """
+        hidden = self.embed(ids)[:, None]
+        position_embeddings = self.model.rotary_emb(hidden, positions)
+        cache.begin_fixed_step(lengths)
+        for layer, alive in zip(self.model.layers, lengths + 1, strict=True):
+            with attention.using(attention.Decode(None, alive)):
                 hidden = self._layer(layer, hidden, position_embeddings, cache)
         return self.head(self.model.norm(hidden[:, 0]))
 

@@ -11,100 +11,30 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from luvc import attention, sampling
+from luvc.backends import choose
 from luvc.compression import Compression
+from luvc.decode_graphs import DecodeGraphs
 from luvc.errors import LuvcError, OutOfMemory, PromptTooLong, RequestError
 from luvc.families import FAMILIES
-from luvc.families.base import ClipPlan, Encoded, Prompt, PromptLayout, Runtime
-from luvc.kv_cache import GRANULE, KVCache
-from luvc.packing import Shared, shared_tokens
+from luvc.families.base import ClipPlan, Encoded, Runtime
+from luvc.kv_cache import KVCache
+from luvc.memory import keep_freed_pages, on_device
 from luvc.preprocess import to_tensor
 from luvc.scheduling import Schedule, schedule
-from luvc.types import Answer, Clip, Completion, Request, StageTimes, TokenCounts, drive
+from luvc.types import Answer, Clip, Completion, Request, TokenCounts, drive
+from luvc.work import Budgets, Job, Slot, shared_prefixes, unique
 
 
 class EngineFailure(RequestError):
     """The engine failed in a way that no request is known to have caused; trying again can help."""
 
     retryable = True
-
-
-@dataclass(frozen=True)
-class Budgets:
-    """Limits of one engine.
-
-    Attributes:
-        prefill_tokens: tokens (after merging, text included) of one packed prefill.
-        encode_tokens: encoder tokens of one pass of the vision encoder.
-        kv_bytes: KV cache of all running sequences.
-        max_new_tokens: generated tokens of an answer unless the request says otherwise.
-    """
-
-    prefill_tokens: int = 8192
-    encode_tokens: int = 8192
-    kv_bytes: int = 2 << 30
-    max_new_tokens: int = 64
-
-
-@dataclass
-class _Job:
-    """One request on its way."""
-
-    request: Request
-    clips: tuple[ClipPlan, ...]
-    layouts: list[PromptLayout]
-    max_new_tokens: int
-    encoded: tuple[Encoded, ...] = ()
-    waiting: int = 0  # prompts not prefilled yet; the encoding is dropped at zero
-    answers: dict[int, Answer] = field(default_factory=dict)
-    times: StageTimes = field(default_factory=StageTimes)
-
-    @property
-    def plans(self) -> list[Schedule]:
-        return [clip.schedule for clip in self.clips]
-
-    @property
-    def merged_tokens(self) -> int:
-        return sum(plan.merged_tokens for plan in self.plans)
-
-    def layer_tokens(self, layers: int) -> tuple[int, ...]:
-        """Visual tokens of all clips alive in each decoder layer."""
-        return tuple(sum(plan.layer_tokens[layer] for plan in self.plans) for layer in range(layers))
-
-    def prompt(self, index: int) -> Prompt:
-        return Prompt(self.layouts[index], self.clips, self.encoded)
-
-    def spent(self, **seconds: float) -> None:
-        changed = {name: getattr(self.times, name) + value for name, value in seconds.items()}
-        self.times = replace(self.times, **changed)
-
-
-@dataclass
-class _Sequence:
-    """One prompt of a job: waiting, then in cache slot `index in running`."""
-
-    job: _Job
-    prompt: int
-    ids: list[int] = field(default_factory=list)
-    position: int = 0
-
-    @property
-    def layout(self) -> PromptLayout:
-        return self.job.layouts[self.prompt]
-
-    @property
-    def prefill_tokens(self) -> int:
-        return self.layout.text_tokens + self.job.merged_tokens
-
-    def capacity(self, layers: int) -> list[int]:
-        """KV entries of each layer at the end of the answer."""
-        beside = self.layout.text_tokens + self.job.max_new_tokens
-        return [visual + beside for visual in self.job.layer_tokens(layers)]
 
 
 class Engine:
@@ -115,20 +45,37 @@ class Engine:
         compression: what is compressed; see `luvc.Compression`.
         budgets: limits of batches and memory.
         eos_ids: token ids that end an answer.
+        backend: attention back end, a name of `luvc.backends.BACKENDS` or "auto".
+        decode_graphs: decode in steps of fixed shapes, captured as CUDA graphs on a GPU; None: on a GPU.
     """
 
-    def __init__(self, runtime: Runtime, compression: Compression, budgets: Budgets, eos_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        compression: Compression,
+        budgets: Budgets,
+        eos_ids: Sequence[int],
+        backend: str = "auto",
+        decode_graphs: bool | None = None,
+    ) -> None:
         runtime.check(compression)
-        self.runtime, self.compression, self.budgets = runtime, compression, budgets
+        self.runtime, self.compression = runtime, compression
         self.eos_ids = frozenset(eos_ids)
         weight = runtime.decoder.head.weight
         self.device, self.dtype = weight.device, weight.dtype
+        self.budgets = budgets = budgets.on(self.device)
+        self.backend = choose(backend, self.device, self.dtype)
+        if self.device.type == "cpu":
+            keep_freed_pages()
         self.model_config = runtime.shape
-        self.cache = KVCache(runtime.shape.text, weight.dtype, weight.device)
-        self._waiting: deque[_Sequence] = deque()
-        self._running: list[_Sequence] = []
+        # Off CUDA, steps of fixed shapes would only read more of the cache than is alive.
+        fixed = self.device.type == "cuda" if decode_graphs is None else decode_graphs
+        self.cache = KVCache(runtime.shape.text, weight.dtype, weight.device, static=fixed)
+        self.graphs = DecodeGraphs(runtime.decoder, self.cache, self.device.type == "cuda") if fixed else None
+        self._waiting: deque[Slot] = deque()
+        self._running: list[Slot] = []
         self._finished: list[Completion] = []
-        self._prefill_limit = budgets.prefill_tokens
+        self._prefill_limit, self._encode_limit = budgets.prefill_tokens, budgets.encode_tokens
 
     # The protocol the pipeline drives (luvc.types.EngineProtocol) --------------------------------
 
@@ -151,30 +98,32 @@ class Engine:
             self._finished.append(Completion(request.id, error=error))
             return
         job.waiting = len(job.layouts)
-        self._waiting.extend(_Sequence(job, index) for index in range(len(job.layouts)))
+        self._waiting.extend(Slot(job, index) for index in range(len(job.layouts)))
 
     @torch.inference_mode()
     def step(self) -> list[Completion]:
         """Prefill what fits, then one decode step; returns the requests that finished."""
         admitted = self._admit()
-        if admitted:
-            self._prefill_safely(admitted)
-        if self._running:
-            self._decode_safely()
+        with attention.computed_by(self.backend):
+            if admitted:
+                self._prefill_safely(admitted)
+            if self._running:
+                self._decode_safely()
         finished, self._finished = self._finished, []
         return finished
 
     # Planning ------------------------------------------------------------------------------------
 
-    def _plan(self, request: Request) -> _Job:
+    def _plan(self, request: Request) -> Job:
         if not request.prompts:
             raise RequestError(f"request {request.id!r} has no prompt")
+        sampling.check(request.sampling, request.id)
         clips = tuple(self._plan_clip(request.id, clip) for clip in request.media)
         layouts = [self.runtime.layout(prompt, clips) for prompt in request.prompts]
         limit = self.budgets.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
         if limit < 1:
             raise RequestError(f"request {request.id!r}: max_new_tokens is {limit}", "at least 1")
-        job = _Job(request, clips, layouts, limit)
+        job = Job(request, clips, layouts, limit)
         for index, layout in enumerate(layouts):
             needed = self.runtime.next_position(job.prompt(index)) + limit
             if needed > self.model_config.text.max_positions:
@@ -197,15 +146,15 @@ class Engine:
         plan = schedule(self.model_config, grid, self.compression)
         return ClipPlan(plan, clip.image, clip.frame_interval_s)
 
-    def _admit(self) -> list[_Sequence]:
+    def _admit(self) -> list[Slot]:
         """Waiting sequences that fit the budgets now, first come first served; one always fits alone."""
-        admitted: list[_Sequence] = []
+        admitted: list[Slot] = []
         tokens = 0
         capacity = self.cache.capacity if self._running else [0] * self.model_config.text.layers
         for sequence in self._waiting:
-            rounded = [-(-length // GRANULE) * GRANULE for length in sequence.capacity(self.model_config.text.layers)]
+            rounded = self.cache.rounded(sequence.capacity(self.model_config.text.layers))
             merged = [max(pair) for pair in zip(capacity, rounded, strict=True)]
-            slots = len(self._running) + len(admitted) + 1
+            slots = self.cache.slots_for(len(self._running) + len(admitted) + 1)
             alone = not self._running and not admitted
             too_many = tokens + sequence.prefill_tokens > self._prefill_limit and bool(admitted)
             if too_many or (slots * sum(merged) * self._kv_entry_bytes() > self.budgets.kv_bytes and not alone):
@@ -222,7 +171,7 @@ class Engine:
 
     # Work ----------------------------------------------------------------------------------------
 
-    def _prefill_safely(self, admitted: list[_Sequence]) -> None:
+    def _prefill_safely(self, admitted: list[Slot]) -> None:
         """Prefill; on failure try smaller batches, so that only the culprit pays."""
         before = self.cache.active
         try:
@@ -243,9 +192,9 @@ class Engine:
             if alive:
                 self._prefill_safely(alive)
 
-    def _prefill(self, admitted: list[_Sequence]) -> None:
+    def _prefill(self, admitted: list[Slot]) -> None:
         self._encode([sequence.job for sequence in admitted])
-        started = self._clock()
+        started = self._mark()
         prompts = [sequence.job.prompt(sequence.prompt) for sequence in admitted]
         packed = self.runtime.pack(prompts)
         planned = sum(sequence.prefill_tokens for sequence in admitted)
@@ -257,11 +206,11 @@ class Engine:
                 *(sequence.capacity(self.model_config.text.layers) for sequence in admitted), strict=True
             )
         ]
-        packed = packed.without_repeats(_shared(admitted))
+        packed = packed.without_repeats(shared_prefixes(admitted))
         self.cache.reserve(len(admitted), capacity)
         logits = self.runtime.decoder.prefill(packed, self.cache, self.compression.prune)
-        tokens = self._sample(logits)
-        seconds = self._clock() - started
+        tokens = self._sample(logits, admitted)
+        seconds = self._elapsed(started)
         for sequence, prompt in zip(admitted, prompts, strict=True):
             sequence.job.spent(prefill_s=seconds * sequence.prefill_tokens / planned)
             sequence.position = self.runtime.next_position(prompt)
@@ -271,30 +220,43 @@ class Engine:
         self._running.extend(admitted)
         self._append(admitted, tokens)
 
-    def _encode(self, jobs: list[_Job]) -> None:
+    def _encode(self, jobs: list[Job]) -> None:
         """Encode each clip once, however many prompts it has."""
-        fresh = [job for job in _unique(jobs) if job.clips and not job.encoded]
+        fresh = [job for job in unique(jobs) if job.clips and not job.encoded]
         if not fresh:
             return
-        started = self._clock()
-        frames = [to_tensor(clip.frames, job.request.id).to(self.device) for job in fresh for clip in job.request.media]
+        started = self._mark()
+        frames = [
+            on_device(to_tensor(clip.frames, job.request.id), self.device)
+            for job in fresh
+            for clip in job.request.media
+        ]
         plans = [plan for job in fresh for plan in job.plans]
-        encoded = iter(self.runtime.encode(frames, plans, self.budgets.encode_tokens))
-        seconds = self._clock() - started
+        encoded = iter(self._encode_within_memory(frames, plans))
+        seconds = self._elapsed(started)
         total = sum(sum(plan.encoder_tokens) for plan in plans)
         for job in fresh:
             job.encoded = tuple(next(encoded) for _ in job.clips)
             job.spent(encode_s=seconds * sum(sum(plan.encoder_tokens) for plan in job.plans) / total)
 
+    def _encode_within_memory(self, frames: list[Tensor], plans: list[Schedule]) -> list[Encoded]:
+        """Encode in passes that fit: out of memory halves them, for good."""
+        while True:
+            try:
+                return self.runtime.encode(frames, plans, self._encode_limit)
+            except Exception as error:
+                one_frame = max(max(plan.encoder_tokens) // plan.grid.frames for plan in plans)
+                if not _is_out_of_memory(error) or self._encode_limit <= one_frame:
+                    raise
+                self._encode_limit = max(one_frame, self._encode_limit // 2)
+
     def _decode_safely(self) -> None:
         try:
-            started = self._clock()
-            ids = torch.tensor([sequence.ids[-1] for sequence in self._running], device=self.device)
-            positions = self.runtime.decode_positions([sequence.position for sequence in self._running])
-            tokens = self._sample(self.runtime.decoder.decode(ids, positions, self.cache))
-            seconds = (self._clock() - started) / len(self._running)
+            started = self._mark()
+            tokens = self._sample(self._decode(), self._running)
+            seconds = self._elapsed(started) / len(self._running)
         except Exception as error:  # noqa: BLE001 - the step's sequences become failures, the engine goes on
-            for job in _unique([sequence.job for sequence in self._running]):
+            for job in unique([sequence.job for sequence in self._running]):
                 self._fail(job, EngineFailure(f"decode step failed: {type(error).__name__}: {error}"))
             return
         for sequence in self._running:
@@ -302,7 +264,16 @@ class Engine:
             sequence.position += 1
         self._append(list(self._running), tokens)
 
-    def _append(self, sequences: list[_Sequence], tokens: list[int]) -> None:
+    def _decode(self) -> Tensor:
+        """Logits `[running, vocabulary]` of the next token of every running sequence."""
+        padding = [0] * (self.graphs.bucket() - len(self._running)) if self.graphs else []
+        ids = on_device([*(sequence.ids[-1] for sequence in self._running), *padding], self.device)
+        positions = self.runtime.decode_positions([*(sequence.position for sequence in self._running), *padding])
+        if self.graphs:
+            return self.graphs.step(ids, positions)
+        return self.runtime.decoder.decode(ids, positions, self.cache)
+
+    def _append(self, sequences: list[Slot], tokens: list[int]) -> None:
         """Give each sequence its new token and retire those that end."""
         for sequence, token in zip(sequences, tokens, strict=True):
             ended = token in self.eos_ids
@@ -311,7 +282,7 @@ class Engine:
             if ended or len(sequence.ids) >= sequence.job.max_new_tokens:
                 self._retire(sequence, "stop" if ended else "length")
 
-    def _retire(self, sequence: _Sequence, reason: Any) -> None:
+    def _retire(self, sequence: Slot, reason: Any) -> None:
         self._leave(sequence)
         job = sequence.job
         text = self.runtime.tokenizer.decode(sequence.ids, skip_special_tokens=True).strip()
@@ -326,45 +297,38 @@ class Engine:
             answers = tuple(job.answers[index] for index in range(len(job.layouts)))
             self._finished.append(Completion(job.request.id, answers, counts, job.times))
 
-    def _leave(self, sequence: _Sequence) -> None:
+    def _leave(self, sequence: Slot) -> None:
         """Free the slot; the last running sequence takes it, here and in the cache."""
         slot = self._running.index(sequence)
         self.cache.remove(slot)
         self._running[slot] = self._running[-1]
         self._running.pop()
 
-    def _fail(self, job: _Job, error: LuvcError) -> None:
+    def _fail(self, job: Job, error: LuvcError) -> None:
         for sequence in [sequence for sequence in self._running if sequence.job is job]:
             self._leave(sequence)
         self._waiting = deque(sequence for sequence in self._waiting if sequence.job is not job)
         job.waiting = 0
         self._finished.append(Completion(job.request.id, times=job.times, error=error))
 
-    def _sample(self, logits: Tensor) -> list[int]:
-        return logits.argmax(dim=-1).tolist()
+    def _sample(self, logits: Tensor, sequences: Sequence[Slot]) -> list[int]:
+        requests = [sequence.job.request for sequence in sequences]
+        draws = [
+            sampling.draw(request.sampling, request.id, sequence.prompt, len(sequence.ids))
+            if request.sampling.temperature
+            else 0.0
+            for sequence, request in zip(sequences, requests, strict=True)
+        ]
+        return sampling.next_tokens(logits, [request.sampling for request in requests], draws).tolist()
 
-    def _clock(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+    def _mark(self) -> float:
         return time.perf_counter()
 
-
-def _shared(sequences: Sequence[_Sequence]) -> list[Shared | None]:
-    """The prefix of each sequence that an earlier one of the same job carries."""
-    leaders: dict[int, int] = {}
-    out: list[Shared | None] = []
-    for index, sequence in enumerate(sequences):
-        leader = leaders.setdefault(id(sequence.job), index)
-        tokens = 0
-        if leader != index:
-            tokens = shared_tokens(sequences[leader].layout, sequence.layout, sequence.job.merged_tokens)
-        out.append(Shared(leader, tokens) if tokens else None)
-    return out
-
-
-def _unique(jobs: Iterable[_Job]) -> list[_Job]:
-    """Each job once, in order (jobs are mutable, so identity decides)."""
-    return list({id(job): job for job in jobs}.values())
+    def _elapsed(self, started: float) -> float:
+        """Seconds since `started`, the device's queued work included."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - started
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -36,7 +36,7 @@ def load(
         compression: preset name, mapping or `Compression`.
         dtype: "auto" is bfloat16 on CUDA and float32 on CPU; else a torch dtype or its name.
         device: "auto" is CUDA where there is one.
-        attention: back end of the attention seam: "auto" or one of `luvc.attention.BACKENDS`.
+        attention: back end of the attention seam: "auto" or one of `luvc.backends.BACKENDS`.
         trust_remote_code: run code that comes with the checkpoint; off unless asked for.
         budgets: limits of batches and memory.
 
@@ -45,8 +45,6 @@ def load(
         ConfigError: an impossible compression, dtype or device.
     """
     settings = Compression.from_any(compression)
-    if attention not in ("auto", *seam.BACKENDS):
-        raise ConfigError(f"model.attention: {attention!r} is not built in", "known: auto, " + ", ".join(seam.BACKENDS))
     if isinstance(model, (str, Path)):
         model, tokenizer, norm = _from_checkpoint(
             str(model), revision, _dtype(dtype, _device(device)), _device(device), trust_remote_code
@@ -63,7 +61,7 @@ def load(
     model.eval()
     eos = model.generation_config.eos_token_id
     eos_ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
-    return Engine(family.runtime(model, tokenizer, norm), settings, budgets or Budgets(), eos_ids)
+    return Engine(family.runtime(model, tokenizer, norm), settings, budgets or Budgets(), eos_ids, attention)
 
 
 def _from_checkpoint(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from luvc.attention import Packed
 from luvc.families.base import PromptLayout
+from luvc.memory import on_device
 from luvc.scheduling import Schedule
 
 
@@ -65,10 +66,10 @@ class PackedPrompts:
             keep.extend(range(start + (prefix.tokens if prefix else 0), start + length))
             owned.extend([prefix is None] * sum(plan.merged_tokens for plan in plans))
             start += length
-        index = torch.tensor(keep, device=self.hidden.device)
+        index = on_device(keep, self.hidden.device)
         place = torch.zeros(start, dtype=torch.long, device=self.hidden.device)
         place[index] = torch.arange(len(keep), device=self.hidden.device)
-        mine = torch.tensor([i for i, own in enumerate(owned) if own], dtype=torch.long, device=self.hidden.device)
+        mine = on_device([i for i, own in enumerate(owned) if own], self.hidden.device, torch.long)
         return replace(
             self,
             hidden=self.hidden[:, index],

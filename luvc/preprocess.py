@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from luvc.errors import RequestError
+from luvc.memory import on_device
 
 
 @dataclass(frozen=True)
@@ -66,18 +67,21 @@ def to_tensor(video: Any, request_id: str) -> Tensor:
     return frames
 
 
-def normalise(frames: Tensor, size: tuple[int, int], norm: Normalisation, dtype: torch.dtype) -> Tensor:
-    """uint8 `[frames, height, width, 3]` -> `[frames, 3, *size]` of `dtype` on the frames' device.
+def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 `[frames, height, width, 3]` -> uint8 `[frames, *size, 3]`; bicubic, antialiased, as stock processors."""
+    if tuple(frames.shape[1:3]) == size:
+        return frames
+    pixels = frames.permute(0, 3, 1, 2).float()
+    resized = F.interpolate(pixels, size=size, mode="bicubic", align_corners=False, antialias=True)
+    return resized.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
-    Frames of another size are resized (bicubic, antialiased, rounded to 8 bits, as stock processors do).
-    """
-    pixels = frames.permute(0, 3, 1, 2)
-    if tuple(pixels.shape[2:]) != size:
-        resized = F.interpolate(pixels.float(), size=size, mode="bicubic", align_corners=False, antialias=True)
-        pixels = resized.round().clamp(0, 255)
-    mean = torch.tensor(norm.mean, device=frames.device).view(1, 3, 1, 1)
-    std = torch.tensor(norm.std, device=frames.device).view(1, 3, 1, 1)
-    return ((pixels.float() / 255 - mean) / std).to(dtype)
+
+def normalise(frames: Tensor, size: tuple[int, int], norm: Normalisation, dtype: torch.dtype) -> Tensor:
+    """uint8 `[frames, height, width, 3]` -> `[frames, 3, *size]` of `dtype`, resized if need be."""
+    pixels = resize(frames, size).permute(0, 3, 1, 2).float()
+    mean = on_device(norm.mean, frames.device).view(1, 3, 1, 1)
+    std = on_device(norm.std, frames.device).view(1, 3, 1, 1)
+    return pixels.div_(255).sub_(mean).div_(std).to(dtype)
 
 
 def _writable(video: Any) -> Any:

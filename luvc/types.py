@@ -40,6 +40,21 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen.
+
+    Attributes:
+        temperature: 0 takes the likeliest token; above 0 tokens are drawn.
+        top_p: only the smallest set of likeliest tokens with this much probability is drawn from.
+        seed: with the request's id, the prompt and the step it decides every draw.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Request:
     """One video (or image, or several of both, or none) with one or more prompts.
 
@@ -49,6 +64,7 @@ class Request:
         video, timestamps_s, image: the one clip, see `Clip`; None for text-only prompts.
         max_new_tokens: overrides the engine's generation setting for this request.
         clips: several clips, shown before the text in this order (behind `video`, if that is given too).
+        sampling: greedy unless it says otherwise.
     """
 
     id: str
@@ -58,6 +74,7 @@ class Request:
     image: bool = False
     max_new_tokens: int | None = None
     clips: Sequence[Clip] = ()
+    sampling: Sampling = Sampling()
 
     @property
     def media(self) -> tuple[Clip, ...]:

@@ -137,8 +137,11 @@ class InternVLRuntime:
     def encode(self, clips: Sequence[Tensor], schedules: Sequence[Schedule], tokens: int) -> list[Encoded]:
         import torch
 
-        frames = torch.cat(list(clips))
+        from luvc.preprocess import resize
+
         plan = schedules[0]  # all clips share the frame size, hence grid and merge steps
+        edge = self.shape.vision.patch_px * self.shape.vision.fold
+        frames = torch.cat([resize(clip, (plan.grid.height * edge, plan.grid.width * edge)) for clip in clips])
         chunk = max(1, tokens * plan.grid.frames // max(plan.encoder_tokens))
         parts = [self._encode_frames(part, plan) for part in frames.split(chunk)]
         features, row, column = (torch.cat([part[index] for part in parts]) for index in range(3))
@@ -183,6 +186,7 @@ class InternVLRuntime:
     def pack(self, prompts: Sequence[Prompt]) -> PackedPrompts:
         import torch
 
+        from luvc.memory import on_device
         from luvc.packing import PackedPrompts
 
         ids: list[int] = []
@@ -208,9 +212,9 @@ class InternVLRuntime:
                 position += merged if compact else plan.grid.height * plan.grid.width
             lengths.append(len(ids) - start)
         device = self.projector.linear_1.weight.device
-        hidden = self.decoder.embed(torch.tensor(ids, device=device))
-        position_ids = torch.tensor(positions, device=device, dtype=torch.float32)
-        index = torch.tensor(visual, device=device, dtype=torch.long)
+        hidden = self.decoder.embed(on_device(ids, device))
+        position_ids = on_device(positions, device, torch.float32)
+        index = on_device(visual, device, torch.long)
         if visual:
             encoded = [pair for prompt in prompts for pair in zip(prompt.encoded, prompt.clips, strict=True)]
             features = torch.cat([clip.features for clip, _ in encoded])
@@ -231,9 +235,9 @@ class InternVLRuntime:
         return prompt.layout.text_tokens + visual
 
     def decode_positions(self, positions: Sequence[int]) -> Tensor:
-        import torch
+        from luvc.memory import on_device
 
-        return torch.tensor(positions, device=self.projector.linear_1.weight.device)[:, None]
+        return on_device(positions, self.projector.linear_1.weight.device)[:, None]
 
 
 def _keys(layer: Any, hidden: Tensor) -> Tensor:

@@ -154,11 +154,14 @@ class Qwen2VLRuntime:
         done: dict[int, Encoded] = {}
         for (height, width, clip_frames), members in pools.items():
             plan = schedules[members[0]]
-            patches = torch.cat([self._patches(clips[index], schedules[index]) for index in members])
+            edge = self.shape.vision.patch_px * self.shape.vision.fold
+            frames = torch.cat([self._frames(clips[index], (height * edge, width * edge)) for index in members])
             chunk = max(1, tokens // (height * width * self.shape.vision.fold**2))
             if clip_frames:
                 chunk = max(1, chunk // clip_frames) * clip_frames
-            parts = [self._run(part, plan) for part in patches.split(chunk)]
+            # Pixels are made chunk by chunk: as float32 they are four times the frames.
+            pieces = frames.split(chunk * self.shape.vision.frames_per_patch)
+            parts = [self._run(self._patches(piece, height, width), plan) for piece in pieces]
             columns = [torch.cat([part[index] for part in parts]) for index in range(4)]
             sizes = [schedules[index].merged_tokens for index in members]
             for index, *encoded in zip(members, *(column.split(sizes) for column in columns), strict=True):
@@ -166,22 +169,27 @@ class Qwen2VLRuntime:
                 done[index] = Encoded(features, row, column, time if clip_frames else None)
         return [done[index] for index in range(len(clips))]
 
-    def _patches(self, clip: Tensor, plan: Schedule) -> Tensor:
-        """uint8 `[frames, h, w, 3]` -> pixels `[t, rows, columns, slots, patch_pixels]`, as the stock processor."""
+    def _frames(self, clip: Tensor, size: tuple[int, int]) -> Tensor:
+        """uint8 `[frames, *size, 3]`; the last comes twice where frames are folded in pairs, as in stock."""
         import torch
 
+        from luvc.preprocess import resize
+
+        clip = resize(clip, size)
+        missing = -len(clip) % self.shape.vision.frames_per_patch
+        return torch.cat((clip, clip[-1:].expand(missing, -1, -1, -1))) if missing else clip
+
+    def _patches(self, frames: Tensor, height: int, width: int) -> Tensor:
+        """uint8 `[t * frames_per_patch, h, w, 3]` -> `[t, height, width, slots, patch_pixels]`, as stock processors."""
         from luvc.preprocess import normalise
 
-        vision, grid = self.shape.vision, plan.grid
-        edge = vision.patch_px * vision.fold
-        dtype = self.tower.patch_embed.proj.weight.dtype
-        pixels = normalise(clip, (grid.height * edge, grid.width * edge), self.normalisation, dtype)
-        missing = -len(pixels) % vision.frames_per_patch
-        pixels = torch.cat((pixels, pixels[-1:].expand(missing, -1, -1, -1)))
+        vision = self.shape.vision
         p, f, k = vision.patch_px, vision.fold, vision.frames_per_patch
-        pixels = pixels.reshape(grid.frames, k, 3, grid.height, f, p, grid.width, f, p)
+        dtype = self.tower.patch_embed.proj.weight.dtype
+        pixels = normalise(frames, (height * f * p, width * f * p), self.normalisation, dtype)
+        pixels = pixels.reshape(-1, k, 3, height, f, p, width, f, p)
         # time, row, column, slot row, slot column | channel, frame, pixel row, pixel column
-        return pixels.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(grid.frames, grid.height, grid.width, f * f, -1)
+        return pixels.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(-1, height, width, f * f, 3 * k * p * p)
 
     def _run(self, patches: Tensor, plan: Schedule) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Pixels `[frames, rows, columns, slots, patch_pixels]` of one grid through all blocks.
@@ -191,7 +199,6 @@ class Qwen2VLRuntime:
         """
         import torch
 
-        from luvc import attention
         from luvc.tower import Merging
 
         vision = self.shape.vision
@@ -207,22 +214,18 @@ class Qwen2VLRuntime:
             if wanted != windowed:
                 hidden = orders.to_windows(hidden) if wanted else orders.to_frames(hidden)
                 windowed = wanted
-            with attention.using(orders.attention(windowed)):
-                # The layer sees one sequence; the plan in force knows where it is cut.
-                whole = torch.tensor([0, hidden.shape[0]])
-                hidden = layer(hidden, cu_seqlens=whole, position_embeddings=orders.rotary(windowed))
+            hidden = _block(layer, hidden, orders.rotary(windowed), orders.attention(windowed))
         hidden = orders.to_frames(hidden) if windowed else hidden
         grid = merging.finish(merging.at(len(self.tower.blocks), hidden))
         features = self.tower.merger(grid.hidden.flatten(0, 3))
         return features, grid.row.flatten(), grid.column.flatten(), grid.time.flatten()
 
     def _rotary(self, merging: Merging) -> tuple[Tensor, Tensor]:
-        """cos and sin `[patches, head_dim]` in frame order."""
+        """cos and sin `[patches, 1, head_dim / 2]` in frame order."""
         import torch
 
         frequency = self.tower.rotary_pos_emb.inv_freq.float()
-        angle = torch.cat([place[:, None] * frequency for place in merging.patch_positions()], -1)
-        angle = torch.cat((angle, angle), -1)
+        angle = torch.cat([place[:, None] * frequency for place in merging.patch_positions()], -1)[:, None]
         return angle.cos(), angle.sin()
 
     # Language model ----------------------------------------------------------------------------
@@ -230,6 +233,7 @@ class Qwen2VLRuntime:
     def pack(self, prompts: Sequence[Prompt]) -> PackedPrompts:
         import torch
 
+        from luvc.memory import on_device
         from luvc.packing import PackedPrompts
 
         ids: list[int] = []
@@ -252,12 +256,12 @@ class Qwen2VLRuntime:
                 positions.append(self._visual_positions(plan, clip[1], original))
                 original = original[:, plan.grid.units :]
             lengths.append(len(ids) - start)
-        hidden = self.decoder.embed(torch.tensor(ids, device=self.device))
-        index = torch.tensor(visual, device=self.device, dtype=torch.long)
+        hidden = self.decoder.embed(on_device(ids, self.device))
+        index = on_device(visual, self.device, torch.long)
         if visual:
             features = torch.cat([clip.features for prompt in prompts for clip in prompt.encoded])
             hidden = hidden.index_copy(0, index, features.to(hidden.dtype))
-        position = torch.cat([part.to(self.device, torch.float32) for part in positions], 1)
+        position = torch.cat([on_device(part.float(), self.device) for part in positions], 1)
         plans = tuple(tuple(clip.schedule for clip in prompt.clips) for prompt in prompts)
         return PackedPrompts(hidden[None], position[:, None], tuple(lengths), index, plans)
 
@@ -268,8 +272,10 @@ class Qwen2VLRuntime:
         """
         import torch
 
+        from luvc.memory import on_device
+
         frame = plan.grid.height * plan.grid.width
-        times = original[0, : plan.grid.units : frame].to(self.device, torch.float32)
+        times = on_device(original[0, : plan.grid.units : frame].float(), self.device)
         row, column = encoded.row, encoded.column
         if plan.merge_is_compact:
             merged = plan.merged_grid
@@ -286,9 +292,9 @@ class Qwen2VLRuntime:
         return self._rope_index(prompt)[1]
 
     def decode_positions(self, positions: Sequence[int]) -> Tensor:
-        import torch
+        from luvc.memory import on_device
 
-        return torch.tensor(positions, device=self.device)[None, :, None].expand(3, -1, -1)
+        return on_device(positions, self.device)[None, :, None].expand(3, -1, -1)
 
     def _rope_index(self, prompt: Prompt) -> tuple[Tensor, int]:
         """Positions `[3, tokens]` of the uncompressed prompt on the host, and the one after it."""
@@ -332,6 +338,33 @@ class Qwen2VLRuntime:
         return positions, int(positions[0, -1]) + 1
 
 
+def _block(layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], plan: Packed) -> Tensor:
+    """One encoder block on packed patches `[tokens, dim]`.
+
+    Its parts are called instead of the block: the block's own rotation makes a dozen float32 copies of queries and
+    keys, a fifth of the encoder's time on a CPU (benchmarks/notes.md).
+    """
+    from luvc import attention
+
+    attend = layer.attn
+    qkv = attend.qkv(layer.norm1(hidden)).unflatten(-1, (3, attend.num_heads, -1))
+    _rotate(qkv[:, :2], rotary)
+    query, key, value = qkv.transpose(0, 2).transpose(0, 1)[:, None].unbind(0)  # [1, heads, tokens, head_dim]
+    out = attention.computing().packed(query, key, value, plan, attend.scaling)
+    hidden = hidden + attend.proj(out[0].transpose(0, 1).flatten(1))
+    return hidden + layer.mlp(layer.norm2(hidden))
+
+
+def _rotate(states: Tensor, rotary: tuple[Tensor, Tensor]) -> None:
+    """Rotate `[tokens, 2, heads, head_dim]` in place, in float32 as the model does."""
+    cos, sin = (part[:, None] for part in rotary)
+    left, right = states.chunk(2, -1)
+    first, second = left.float(), right.float()
+    turned = (first * cos).addcmul_(second, sin, value=-1)
+    right.copy_((second * cos).addcmul_(first, sin))  # `first` may be `left` itself, so that comes last
+    left.copy_(turned)
+
+
 def _keys(layer: Any, hidden: Tensor) -> Tensor:
     """Attention keys of a block for tokens of the residual stream, `[tokens, dim]` in and out."""
     import torch
@@ -349,6 +382,7 @@ class _Orders:
         import torch
 
         from luvc.attention import Packed
+        from luvc.memory import on_device
 
         frames, height, width, slots = merging.grid.hidden.shape[:4]
         bias = merging.attention_bias()
@@ -369,7 +403,7 @@ class _Orders:
         device = merging.grid.hidden.device
         per_frame = torch.arange(frames, device=device)[:, None] * (height * width)
         unit_order = torch.cat(
-            [(torch.tensor(windows, device=device).flatten()[None] + per_frame).flatten() for windows in cells.values()]
+            [(on_device(windows, device).flatten()[None] + per_frame).flatten() for windows in cells.values()]
         )
         lengths = tuple(units * slots for units, windows in cells.items() for _ in range(len(windows) * frames))
         self._order = (unit_order[:, None] * slots + torch.arange(slots, device=device)).flatten()

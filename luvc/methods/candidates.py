@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luvc.memory import on_device
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -33,7 +35,7 @@ class Candidates:
     @cached_property
     def source(self) -> Tensor:
         """`[videos, n_max]` index into the tokens; padding points at some token, see `valid`."""
-        length = torch.tensor(self.lengths, device=self.hidden.device)
+        length = on_device(self.lengths, self.hidden.device)
         offset = length.cumsum(0) - length
         column = torch.arange(max(self.lengths), device=self.hidden.device)
         return (offset[:, None] + column).clamp(max=len(self.hidden) - 1)
@@ -41,7 +43,7 @@ class Candidates:
     @cached_property
     def valid(self) -> Tensor:
         """`[videos, n_max]` false at padding."""
-        length = torch.tensor(self.lengths, device=self.hidden.device)
+        length = on_device(self.lengths, self.hidden.device)
         return torch.arange(max(self.lengths), device=self.hidden.device) < length[:, None]
 
     def padded(self) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from luvc.compression import Prune
+from luvc.memory import on_device
 from luvc.methods.candidates import Candidates
 
 
@@ -44,7 +45,7 @@ def adjacent_frame_scores(candidates: Candidates, prune: Prune) -> Tensor:
     """
     device = candidates.hidden.device
     place = candidates.place[candidates.source]
-    per_frame = torch.tensor(candidates.frame_tokens, device=device)[:, None]
+    per_frame = on_device(candidates.frame_tokens, device)[:, None]
     # Where each original place is among the candidates now; -1: gone. Sized by host integers only.
     slots = max(candidates.original) + 1
     table = torch.full((len(place), slots), -1, device=device)

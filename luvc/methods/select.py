@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from luvc.compression import Prune
+from luvc.memory import on_device
 from luvc.methods.candidates import Candidates
 from luvc.methods.controls import adjacent_frame_scores, key_norm_scores, random_scores, uniform_scores
 from luvc.methods.spu import spectral_scores
@@ -44,7 +45,7 @@ def select(candidates: Candidates, keep: tuple[int, ...], prune: Prune) -> Tenso
     order = scores.masked_fill(~valid, float("-inf")).argsort(dim=1, descending=True, stable=True)
     columns = torch.arange(valid.shape[1], device=device).expand_as(order)
     rank = torch.empty_like(order).scatter_(1, order, columns)
-    kept = (rank < torch.tensor(keep, device=device)[:, None]) & valid
+    kept = (rank < on_device(keep, device)[:, None]) & valid
     # Padding writes into a spare cell behind the tokens.
     flags = torch.zeros(tokens + 1, dtype=torch.bool, device=device)
     flags.scatter_(0, torch.where(valid, source, tokens).flatten(), kept.flatten())

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from luvc.compression import Prune
+from luvc.memory import on_device
 from luvc.methods.candidates import Candidates
 
 
@@ -38,7 +39,8 @@ def spectral_scores(candidates: Candidates, prune: Prune) -> Tensor:
             # A transform needs its exact length: videos of equal length are filtered together.
             rows = [row for row, other in enumerate(candidates.lengths) if other == length]
             if length:
-                low[rows, :length] = low_pass(signal[rows, :length], prune, dim=1)
+                index = on_device(rows, signal.device)
+                low[index, :length] = low_pass(signal[index, :length], prune, dim=1)
     if prune.residual:
         low = signal - low
     scores = low.norm(dim=2)

@@ -28,4 +28,6 @@ def test_stock_patches_are_laid_out_as_the_engine_lays_them_out():
     runtime = FAMILIES["qwen2_5_vl"].runtime(model, None, bench.Normalisation())
     (clip, *_) = bench.videos(setting, torch.device("cpu"))
     plan = luvc.schedule(runtime.shape, (2, 4, 4), "off")
-    assert torch.equal(bench._patches(clip, torch.float32), runtime._patches(clip, plan).flatten(0, 3))
+    assert torch.equal(
+        bench._patches(clip, torch.float32), runtime._patches(clip, plan.grid.height, plan.grid.width).flatten(0, 3)
+    )

@@ -125,6 +125,18 @@ def test_alone_equals_in_a_batch_in_any_order(tiny, compression):
         assert answers(tiny.engine(compression), [item])[item.id] == together[item.id], item.id
 
 
+@pytest.mark.parametrize("compression", ["off", "paper", "balanced"])
+def test_decode_steps_of_fixed_shapes_give_the_same_answers(tiny, compression):
+    """What CUDA graphs capture on a GPU, uncaptured: slots in powers of two, free ones computed along."""
+    items = requests(tiny)
+    ordinary = tiny.engine(compression)
+    budgets = Budgets(prefill_tokens=150, kv_bytes=1 << 20, max_new_tokens=12)
+    fixed = Engine(ordinary.runtime, ordinary.compression, budgets, tuple(ordinary.eos_ids), decode_graphs=True)
+    assert answers(fixed, items) == answers(ordinary, items)
+    assert fixed.cache.slots & (fixed.cache.slots - 1) == 0
+    assert answers(fixed, items[::-1]) == answers(ordinary, items), "a second round on memory that was used"
+
+
 @pytest.mark.parametrize("compression", COMPRESSIONS, ids=str)
 def test_planned_tokens_are_the_tokens_in_the_cache(tiny, compression, monkeypatch):
     engine = tiny.engine(compression)
@@ -299,6 +311,27 @@ def test_out_of_memory_halves_the_batch_and_remembers(tiny, monkeypatch):
     batches.clear()
     assert answers(engine, requests(tiny)) == expected
     assert batches[0] < 9, "the ceiling is remembered"
+
+
+def test_out_of_memory_in_the_encoder_halves_its_passes_and_remembers(tiny, monkeypatch):
+    engine = tiny.engine("balanced")
+    expected = answers(tiny.engine("balanced"), requests(tiny))
+    encode = engine.runtime.encode
+    limits = []
+
+    def short_of_memory(frames, plans, limit):
+        limits.append(limit)
+        if limit > 1000:
+            raise torch.OutOfMemoryError("injected")
+        return encode(frames, plans, limit)
+
+    monkeypatch.setattr(engine.runtime, "encode", short_of_memory)
+    assert answers(engine, requests(tiny)) == expected
+    assert limits[0] == 4096
+    assert limits[-1] == 512
+    limits.clear()
+    answers(engine, requests(tiny))
+    assert set(limits) == {512}
 
 
 def test_a_request_that_never_fits_or_breaks_the_model_is_a_failure_of_its_own(tiny, monkeypatch):

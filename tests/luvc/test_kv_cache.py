@@ -6,7 +6,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luvc import attention
 from luvc.kv_cache import KVCache
 from luvc.shapes import TextShape
 
@@ -78,35 +77,3 @@ def test_an_empty_cache_shrinks_to_what_is_needed_next():
     large = cache.allocated_bytes
     cache.reserve(1, [10] * 3)
     assert cache.allocated_bytes < large / 10
-
-
-def test_packed_attention_equals_one_call_a_sequence():
-    generator = torch.Generator().manual_seed(0)
-    lengths = (5, 5, 1, 9, 3, 3, 3)
-    q = torch.randn(1, 4, sum(lengths), 8, generator=generator)
-    k, v = (torch.randn(1, 2, sum(lengths), 8, generator=generator) for _ in range(2))
-    out = attention.packed(q, k, v, attention.Packed(lengths), 0.3)
-    start = 0
-    for length in lengths:
-        part = slice(start, start + length)
-        alone = torch.nn.functional.scaled_dot_product_attention(
-            q[:, :, part],
-            k[:, :, part].repeat_interleave(2, 1),
-            v[:, :, part].repeat_interleave(2, 1),
-            is_causal=True,
-            scale=0.3,
-        )
-        assert torch.allclose(out[:, :, part], alone, atol=1e-6)
-        start += length
-
-
-def test_decode_attention_ignores_what_is_masked():
-    generator = torch.Generator().manual_seed(0)
-    q = torch.randn(2, 4, 1, 8, generator=generator)
-    k, v = (torch.randn(2, 2, 6, 8, generator=generator) for _ in range(2))
-    mask = torch.tensor([[True] * 4 + [False] * 2, [True] * 6])[:, None, None]
-    out = attention.decode(q, k, v, mask, 0.5)
-    for row, length in enumerate((4, 6)):
-        keys, values = (part[row : row + 1, :, :length].repeat_interleave(2, 1) for part in (k, v))
-        alone = torch.nn.functional.scaled_dot_product_attention(q[row : row + 1], keys, values, scale=0.5)
-        assert torch.allclose(out[row : row + 1], alone, atol=1e-6)
