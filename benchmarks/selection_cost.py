@@ -19,7 +19,7 @@ import torch
 
 import luvc
 from luvc import attention
-from luvc.bench import SETTINGS, build
+from luvc.bench.setting import SETTINGS, build
 from luvc.compression import PRUNE_METHODS, Compression
 from luvc.families import FAMILIES
 from luvc.methods.candidates import Candidates

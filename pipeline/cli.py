@@ -218,7 +218,7 @@ def _failures(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from luvc.bench import main as bench
+    from luvc.bench.command import main as bench
 
     return bench(args.rest)
 
