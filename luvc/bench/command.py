@@ -76,8 +76,8 @@ def bench(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any
             contestants["transformers"] = lambda: worker(f"generate:{best}")
         if args.vllm_python:
             for name, rate in (("vllm", 0.0), ("vllm EVS 25 %", 0.75)):
-                command = _vllm_command(args, Path(scratch), rate)
-                contestants[name] = lambda command=command: Contestant(command)  # type: ignore[misc]
+                line = _vllm_command(args, Path(scratch), rate)
+                contestants[name] = lambda line=line: Contestant(line)  # type: ignore[misc]
         for preset in args.presets:
             contestants[preset] = lambda preset=preset: worker(f"ours:{preset}")  # type: ignore[misc]
         rounds = _in_turns if args.device == "cpu" else _one_by_one
@@ -122,7 +122,7 @@ def _in_turns(
 def _one_by_one(
     contestants: dict[str, Callable[[], Contestant]], rounds: int, say: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
-    timings = {}
+    timings: dict[str, dict[str, Any]] = {}
     for name, start in contestants.items():
         with start() as contestant:
             timings[name] = {"ready": contestant.ready(), "rounds": [contestant.round() for _ in range(rounds)]}

@@ -23,7 +23,7 @@ class Contestant:
     def __init__(self, command: Sequence[str]) -> None:
         self.command = list(command)
         # A file, not a pipe: nobody reads it unless something goes wrong, and a full pipe would stop the worker.
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in `close`
         self._process = subprocess.Popen(
             self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, bufsize=1
         )

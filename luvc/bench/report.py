@@ -47,7 +47,7 @@ def summarise(timings: Timings, setting: Setting) -> dict[str, Any]:
 
 def table(report: dict[str, Any]) -> str:
     """The report as a Markdown table."""
-    rivals = next(iter(report["ratios"].values()), {})
+    rivals: dict[str, float] = next(iter(report["ratios"].values()), {})
     rows = [
         "| engine | videos/s | "
         + "".join(f"of {rival} | " for rival in rivals)
@@ -96,6 +96,7 @@ def chart(report: dict[str, Any]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + wide + 80} {height}" '
         'font-family="system-ui, sans-serif" font-size="14" fill="#333">'
-        f'<rect width="100%" height="100%" fill="#fff"/><text x="{left}" y="28" font-weight="600">{escape(title)}</text>'
+        f'<rect width="100%" height="100%" fill="#fff"/>'
+        f'<text x="{left}" y="28" font-weight="600">{escape(title)}</text>'
         f"{''.join(parts)}</svg>\n"
     )

@@ -26,7 +26,7 @@ class Summary:
         videos: different files.
         duplicates: units that were asked for more than once, planned once.
         video_s: seconds of video in clips.
-        visual_tokens: before compression.
+        visual_tokens: before compression; 0 when the model's family is not known.
         merged_tokens: that enter the language model.
         layer_tokens: mean over its layers.
         prompts: answers to be written.
@@ -94,10 +94,15 @@ def format_summary(summary: Summary) -> str:
     lines = [
         f"units           {s.units:,} from {s.videos:,} videos, {s.prompts:,} answers",
         f"video           {s.video_s / 3600:,.2f} h" if s.video_s >= 360 else f"video           {s.video_s:,.1f} s",
-        f"visual tokens   {s.visual_tokens:,} before compression",
-        f"                {s.merged_tokens:,} enter the language model{_share(s.merged_tokens, s.visual_tokens)}",
-        f"                {s.layer_tokens:,.0f} in the mean of its layers{_share(s.layer_tokens, s.visual_tokens)}",
     ]
+    if s.visual_tokens:
+        lines += [
+            f"visual tokens   {s.visual_tokens:,} before compression",
+            f"                {s.merged_tokens:,} enter the language model{_share(s.merged_tokens, s.visual_tokens)}",
+            f"                {s.layer_tokens:,.0f} in the mean of its layers{_share(s.layer_tokens, s.visual_tokens)}",
+        ]
+    elif s.units > s.failed:
+        lines.append("visual tokens   not known before the run: luvc does not know this family of models")
     if s.duplicates:
         lines.append(f"duplicates      {s.duplicates:,} asked for more than once, planned once")
     if s.failed:

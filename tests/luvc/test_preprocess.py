@@ -59,5 +59,5 @@ def test_resizing_is_that_of_the_stock_processors_to_a_level(before, after):
     ours = resize(torch.from_numpy(frame)[None], after)[0].numpy().astype(int)
     theirs = np.asarray(Image.fromarray(frame).resize(after[::-1], Image.Resampling.BICUBIC)).astype(int)
     difference = np.abs(ours - theirs)
-    assert difference.max() <= 2
-    assert difference.mean() < 0.2  # PIL rounds to 8 bits between its two passes, torch once
+    assert difference.max() <= 8  # at sharp edges, where PIL clamps between its two passes
+    assert difference.mean() < 0.2  # and rounds there, too

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -233,3 +234,26 @@ def test_loading_imports_nothing_heavy(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(write(tmp_path, MINIMAL))], cwd=ROOT, capture_output=True, text=True
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+VLLM = {"compression": "off", "run": {"engine": "vllm"}}
+
+
+def test_vllm_takes_options(tmp_path: Path) -> None:
+    config = load(tmp_path, "run.engine_options.video_pruning_rate=0.5", **VLLM)
+    assert config.run.engine_options == {"video_pruning_rate": 0.5}
+    assert load_config(write(tmp_path, config.dump())) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"run": {"engine": "vllm"}}, "compression: balanced: vLLM runs models without it.*compression: off"),
+        ({"run": {"engine_options": {"seed": 1}}}, "run.engine_options: luvc has none"),
+        ({**VLLM, "model": {"device": "cuda"}}, "model.device, model.attention"),
+        ({"compression": "off", "run": {"engine": "vllm", "engine_options": {"model": "x"}}}, "use model.id"),
+        ({"compression": "off", "run": {"engine": "vllm", "engine_options": {"dtype": "x"}}}, "use model.dtype"),
+    ],
+)
+def test_what_vllm_cannot_do_is_a_mistake(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    assert re.search(message, mistake(tmp_path, **values))

