@@ -34,7 +34,8 @@ def load(
         model: hub name, folder, "luvc-demo", or a loaded transformers model (then `processor` is needed:
             its processor, or its tokenizer alone).
         compression: preset name, mapping or `Compression`.
-        dtype: "auto" is bfloat16 on CUDA and float32 on CPU; else a torch dtype or its name.
+        dtype: "auto" is bfloat16 on CUDA and on CPUs with instructions for it, else float32; or a torch dtype or
+            its name.
         device: "auto" is CUDA where there is one.
         attention: back end of the attention seam: "auto" or one of `luvc.backends.BACKENDS`.
         trust_remote_code: run code that comes with the checkpoint; off unless asked for.
@@ -80,6 +81,15 @@ def _from_checkpoint(
     return model.to(device), tokenizer, read_normalisation(source, revision)
 
 
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices with instructions of its own (AVX-512, AMX or Arm)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:  # not Linux: nobody to ask
+        return False
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -96,7 +106,7 @@ def _dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     if isinstance(name, torch.dtype):
         return name
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return torch.bfloat16 if device.type == "cuda" or cpu_has_bfloat16() else torch.float32
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype):
         raise ConfigError(f"model.dtype: {name!r} is not a torch dtype", "auto, float32, bfloat16 or float16")

@@ -33,7 +33,7 @@ class ModelSettings(Section):
     Attributes:
         id: hub name, local folder, or `luvc-demo` (the embedded model).
         revision: branch, tag or commit on the hub.
-        dtype: of weights and activations; auto: bfloat16 on a GPU, else float32.
+        dtype: of weights and activations; auto: bfloat16 on a GPU or a CPU with instructions for it, else float32.
         device: auto: a GPU where there is one.
         trust_remote_code: run Python code that comes with a checkpoint. Off unless you read that code.
         attention: name of an attention back end; auto: the fastest that loads here.
@@ -55,9 +55,19 @@ class ModelSettings(Section):
 
 
 class Generation(Section):
-    """The `generation` section: greedy decoding of at most `max_new_tokens` tokens."""
+    """The `generation` section.
+
+    Attributes:
+        max_new_tokens: an answer ends there at the latest.
+        temperature: 0 takes the likeliest token; above 0 tokens are drawn.
+        top_p: only the smallest set of likeliest tokens with this much probability is drawn from.
+        seed: with the unit and the prompt it decides every draw, so that a night can be repeated.
+    """
 
     max_new_tokens: int = Field(default=64, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: int = 0
 
 
 class RunSettings(Section):
@@ -72,7 +82,7 @@ class RunSettings(Section):
         cpus_per_actor: CPUs an engine actor reserves.
         decode_cpus: CPUs a decode task reserves.
         in_flight_units: units on their way to an actor; bounds decoded frames in memory.
-        prefill_tokens: token budget of one packed prefill, counted after merging.
+        prefill_tokens: token budget of one packed prefill, counted after merging; auto: what suits the device.
         kv_bytes: KV-cache budget of an actor.
         attempts: tries per unit inside one run, for errors that trying again can help.
         heartbeat_s: seconds between progress lines.
@@ -87,7 +97,7 @@ class RunSettings(Section):
     cpus_per_actor: float = Field(default=1.0, gt=0)
     decode_cpus: float = Field(default=1.0, gt=0)
     in_flight_units: int = Field(default=16, ge=1)
-    prefill_tokens: int = Field(default=8192, ge=1)
+    prefill_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     kv_bytes: int = Field(default=2 * 1024**3, ge=1)
     attempts: int = Field(default=2, ge=1)
     heartbeat_s: float = Field(default=10.0, gt=0)

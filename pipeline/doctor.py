@@ -166,20 +166,10 @@ def check_torch() -> list[Check]:
     facts = answer.facts
     build = f"CUDA {facts['cuda']}" if facts["cuda"] else "CPU build"
     found = [Check("torch", "ok", f"{facts['version']} ({build}), {facts['threads']} threads", needed=True)]
-    works: Status = "ok" if facts["sdpa"] else "missing"
-    found.append(
-        Check(
-            "attention SDPA",
-            works,
-            "works; what the engine uses" if facts["sdpa"] else "gives wrong values",
-            needed=True,
-        )
-    )
-    if facts["varlen"]:
-        fix = "torch 2.10 or newer has it; the engine does not use it yet"
-        found.append(Check("attention varlen", "missing", facts["varlen"], fix))
-    else:
-        found.append(Check("attention varlen", "ok", "torch.nn.attention.varlen loads; the engine does not use it yet"))
+    for name, reason in facts["attention"].items():
+        used = f"works; what the engine uses, in {facts['dtype']}" if name == facts["uses"] else "works"
+        fix = {"flash_attn": "optional, on NVIDIA GPUs: pip install flash-attn", "sdpa": "reinstall torch"}.get(name, "")
+        found.append(Check(f"attention {name}", "missing" if reason else "ok", reason or used, fix if reason else ""))
     return found + _gpus(facts)
 
 
@@ -191,20 +181,6 @@ def _gpus(facts: Mapping[str, Any]) -> list[Check]:
         fix = "install a CUDA build of torch" if not facts["cuda"] else "check the driver: nvidia-smi"
         return [Check("GPU", "warn", "the machine has a driver, but torch sees no GPU", fix)]
     return [Check("GPU", "warn", "none: models run on the CPU, which suits only small ones")]
-
-
-def check_flash_attention() -> list[Check]:
-    """The flash-attn package, tried on the GPU if there is one."""
-    name, advice = "attention flash-attn", "nothing to do: the engine attends through SDPA and does not use it yet"
-    if importlib.util.find_spec("flash_attn") is None:
-        return [Check(name, "missing", "not installed", advice)]
-    answer = probes.probe(probes.FLASH)
-    if answer.facts is None:
-        fix = "install the wheel built for this torch and CUDA, or remove it"
-        return [Check(name, "warn", f"does not load: {answer.error}", fix)]
-    works = answer.facts["works"]
-    detail = {True: "works", False: "wrong values", None: "no GPU to try it on"}[works]
-    return [Check(name, "ok" if works else "warn", f"{answer.facts['version']}, {detail}")]
 
 
 def check_vllm() -> list[Check]:
@@ -356,7 +332,6 @@ CHECKS: tuple[Callable[[], list[Check]], ...] = (
     check_pyav,
     check_other_decoders,
     check_torch,
-    check_flash_attention,
     check_vllm,
     check_cpu,
     check_storage,

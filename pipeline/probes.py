@@ -79,21 +79,19 @@ print(json.dumps({"version": av.__version__, "codecs": codecs,
 
 TORCH = """
 import json, torch
-import torch.nn.functional as F
-q = torch.ones(1, 2, 4, 8)
-sdpa = bool(torch.isfinite(F.scaled_dot_product_attention(q, q, q)).all())
-try:
-    from torch.nn.attention.varlen import varlen_attn
-    varlen = ""
-except Exception as error:
-    varlen = f"{type(error).__name__}: {error}"
+from luvc import backends, loading
+device = loading._device("auto")
+dtype = loading._dtype("auto", device)
+found = {name: backends.tried(name, device, dtype) for name in backends.BACKENDS}
+attention = {name: each if isinstance(each, str) else "" for name, each in found.items()}
+uses = backends.choose("auto", device, dtype).name
 gpus = []
 if torch.cuda.is_available():
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
         gpus.append({"name": facts.name, "bytes": facts.total_memory, "capability": f"{facts.major}.{facts.minor}"})
-print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "gpus": gpus, "sdpa": sdpa,
-    "varlen": varlen, "threads": torch.get_num_threads()}))
+print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "gpus": gpus, "attention": attention,
+    "uses": uses, "dtype": str(dtype).removeprefix("torch."), "threads": torch.get_num_threads()}))
 """
 
 IMPORT = """
@@ -102,16 +100,6 @@ module = importlib.import_module(%(name)r)
 print(json.dumps({"version": str(getattr(module, "__version__", ""))}))
 """
 
-FLASH = """
-import json, torch
-from flash_attn import __version__, flash_attn_varlen_func
-works = None
-if torch.cuda.is_available():
-    q = torch.ones(8, 2, 64, device="cuda", dtype=torch.bfloat16)
-    edges = torch.tensor([0, 3, 8], device="cuda", dtype=torch.int32)
-    works = bool(torch.isfinite(flash_attn_varlen_func(q, q, q, edges, edges, 5, 5)).all())
-print(json.dumps({"version": __version__, "works": works}))
-"""
 
 VLLM = """
 import json, vllm

@@ -33,7 +33,7 @@ def open_engine(config: RunConfig) -> EngineProtocol:
         trust_remote_code=model.trust_remote_code,
         compression=config.compression,
         budgets=Budgets(
-            prefill_tokens=config.run.prefill_tokens,
+            prefill_tokens=0 if config.run.prefill_tokens == "auto" else config.run.prefill_tokens,
             kv_bytes=config.run.kv_bytes,
             max_new_tokens=config.generation.max_new_tokens,
         ),

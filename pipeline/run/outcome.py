@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from luvc.types import Completion, Request
+from luvc.types import Completion, Request, Sampling
+from pipeline.config import Generation
 from pipeline.schemas import FAILURES, IDENTITY, MANIFEST, RESULTS
 
 RESULT = pa.struct(list(RESULTS))
@@ -96,7 +97,7 @@ def frames_of(table: pa.Table, index: int) -> np.ndarray:
     return np.frombuffer(data, np.uint8)[start:end].reshape(table["shape"][index].as_py())
 
 
-def request_of(unit: Mapping[str, Any], video: np.ndarray, max_new_tokens: int) -> Request:
+def request_of(unit: Mapping[str, Any], video: np.ndarray, generation: Generation) -> Request:
     """The engine's request for a decoded unit."""
     return Request(
         id=unit["unit_id"],
@@ -104,7 +105,8 @@ def request_of(unit: Mapping[str, Any], video: np.ndarray, max_new_tokens: int) 
         video=video,
         timestamps_s=unit["used_timestamps_s"],
         image=unit["duration_s"] == 0 and video.shape[0] == 1,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=generation.max_new_tokens,
+        sampling=Sampling(generation.temperature, generation.top_p, generation.seed),
     )
 
 

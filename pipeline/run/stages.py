@@ -156,7 +156,7 @@ class AnswerStage:
         if turn.verdict == "give_up":
             return {"failure": self._failure(unit, _died("answering", turn), turn.deaths)}
         try:
-            request = request_of(unit, frames(), self._config.generation.max_new_tokens)
+            request = request_of(unit, frames(), self._config.generation)
             completion, attempts = self._complete(request, alone=turn.verdict == "alone")
             if completion.error:
                 return {"failure": self._failure(unit, completion.error, attempts + turn.deaths)}

@@ -101,8 +101,26 @@ def test_codecs_that_fail_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert codecs.detail == "h264; not av1 (no decoder)"
 
 
+ATTENTION = {"attention": {"sdpa": "", "blocks": "", "varlen": "no GPU"}, "uses": "blocks", "dtype": "bfloat16"}
+
+
+def test_the_attention_in_use_is_named_and_what_does_not_work_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"version": "2.13", "cuda": None, "threads": 2, "gpus": [], **ATTENTION}
+    monkeypatch.setattr(probes, "probe", lambda code: probes.Probe(facts))
+    checks = {check.name: check for check in doctor.check_torch()}
+    assert checks["attention blocks"].detail == "works; what the engine uses, in bfloat16"
+    assert (checks["attention varlen"].status, checks["attention varlen"].detail) == ("missing", "no GPU")
+
+
+def test_attention_is_really_tried() -> None:
+    facts = probes.probe(probes.TORCH).facts
+    assert facts is not None
+    assert facts["attention"]["sdpa"] == ""
+    assert facts["attention"][facts["uses"]] == ""
+
+
 def test_torch_without_a_gpu_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = {"version": "2.13", "cuda": None, "threads": 2, "sdpa": True, "varlen": "", "gpus": []}
+    facts = {"version": "2.13", "cuda": None, "threads": 2, "gpus": [], **ATTENTION}
     monkeypatch.setattr(probes, "probe", lambda code: probes.Probe(facts))
     checks = {check.name: check for check in doctor.check_torch()}
     assert exit_code(checks.values()) == 0
@@ -111,7 +129,7 @@ def test_torch_without_a_gpu_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_gpus_are_named_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = {"name": "NVIDIA H200", "bytes": 150_000_000_000, "capability": "9.0"}
-    facts = {"version": "2.13", "cuda": "13.0", "threads": 16, "sdpa": True, "varlen": "", "gpus": [gpu]}
+    facts = {"version": "2.13", "cuda": "13.0", "threads": 16, "gpus": [gpu], **ATTENTION}
     monkeypatch.setattr(probes, "probe", lambda code: probes.Probe(facts))
     checks = {check.name: check for check in doctor.check_torch()}
     assert checks["GPU"] == Check("GPU", "ok", "NVIDIA H200, 140 GiB, sm 9.0")

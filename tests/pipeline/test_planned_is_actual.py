@@ -55,7 +55,7 @@ def test_planned_tokens_are_those_of_the_answer(family, compression, qwen_folder
         clip = decode_unit(row, config.decode)
         assert clip.frames.shape == (row["frames"], row["frame_height_px"], row["frame_width_px"], 3)
         row["used_timestamps_s"] = list(clip.timestamps_s)
-        requests.append(request_of(row, clip.frames, config.generation.max_new_tokens))
+        requests.append(request_of(row, clip.frames, config.generation))
     seen = set()
     for done in drive(open_engine(config), requests):
         assert done.error is None, done.error

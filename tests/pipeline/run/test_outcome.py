@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luvc.errors import PromptTooLong
-from luvc.types import Answer, Completion, StageTimes, TokenCounts
+from luvc.types import Answer, Completion, Sampling, StageTimes, TokenCounts
+from pipeline.config import Generation
 from pipeline.run.outcome import (
     DECODED,
     OUTCOME,
@@ -71,9 +72,10 @@ def test_frames_travel_unchanged_without_a_copy():
 def test_request_carries_id_prompts_and_times():
     frames = np.zeros((2, 4, 6, 3), np.uint8)
     row = decoded_row(unit("a", prompts=2), payload(2), frames).to_pylist()[0]
-    request = request_of(row, frames, 5)
+    request = request_of(row, frames, Generation(max_new_tokens=5, temperature=0.5, top_p=0.9, seed=3))
     assert (request.id, request.prompts, list(request.timestamps_s)) == ("a", ("prompt 0", "prompt 1"), [0.0, 0.5])
     assert request.max_new_tokens == 5
+    assert request.sampling == Sampling(0.5, 0.9, 3)
 
 
 def test_result_rows_share_out_the_unit_s_seconds():
