@@ -168,7 +168,9 @@ def check_torch() -> list[Check]:
     found = [Check("torch", "ok", f"{facts['version']} ({build}), {facts['threads']} threads", needed=True)]
     for name, reason in facts["attention"].items():
         used = f"works; what the engine uses, in {facts['dtype']}" if name == facts["uses"] else "works"
-        fix = {"flash_attn": "optional, on NVIDIA GPUs: pip install flash-attn", "sdpa": "reinstall torch"}.get(name, "")
+        fix = {"flash_attn": "optional, on NVIDIA GPUs: pip install flash-attn", "sdpa": "reinstall torch"}.get(
+            name, ""
+        )
         found.append(Check(f"attention {name}", "missing" if reason else "ok", reason or used, fix if reason else ""))
     return found + _gpus(facts)
 

@@ -48,9 +48,18 @@ class Generate:
         self.ids = torch.tensor([[*PROMPT[:20], *[3] * visual, *PROMPT[20:]]], device=clips[0].device)
         self.visual = visual
 
-    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """One batch."""
+        self._run(self.batches[:1])
+
     def __call__(self) -> dict[str, Any]:
-        for batch in self.batches:
+        """All videos."""
+        self._run(self.batches)
+        return {"tokens": {"visual": self.visual, "merged": self.visual, "mean_by_layer": self.visual}}
+
+    @torch.inference_mode()
+    def _run(self, batches: Sequence[Sequence[Tensor]]) -> None:
+        for batch in batches:
             ids = self.ids.expand(len(batch), -1)
             self.model.generate(
                 input_ids=ids,
@@ -61,7 +70,6 @@ class Generate:
                 do_sample=False,
                 max_new_tokens=self.setting.new_tokens,
             )
-        return {"tokens": {"visual": self.visual, "merged": self.visual, "mean_by_layer": self.visual}}
 
 
 def stock_patches(clip: Tensor, dtype: torch.dtype) -> Tensor:
@@ -83,7 +91,13 @@ class Ours:
         self.requests = [luvc.Request(str(index), ["?"], clip) for index, clip in enumerate(clips)]
         self.setting = setting
 
+    def warm_up(self) -> None:
+        """A few videos; on a GPU all, so that every size of batch has been seen and captured."""
+        graphs = self.engine.graphs is not None
+        list(self.engine.generate(self.requests if graphs else self.requests[:4]))
+
     def __call__(self) -> dict[str, Any]:
+        """All videos."""
         done = list(self.engine.generate(self.requests))
         for each in done:
             if each.error is not None or len(each.answers[0].token_ids) != self.setting.new_tokens:

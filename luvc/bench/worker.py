@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = (
             Generate(model, setting, clips, int(choice)) if kind == "generate" else Ours(model, setting, clips, choice)
         )
-        run()
+        run.warm_up()
         reply({"ready": True, "startup_seconds": time.perf_counter() - started, "machine": machine(device, dtype)})
         for _ in sys.stdin:
             reply(timed(run, device))
