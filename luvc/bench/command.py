@@ -65,8 +65,8 @@ def bench(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any
     common = ["--shape", args.shape, "--device", args.device, "--dtype", args.dtype]
     common += ["--videos", str(setting.videos), "--frames", str(setting.frames)]
 
-    def worker(kind: str) -> Contestant:
-        return Contestant([sys.executable, "-m", "luvc.bench.worker", *common, "--contestant", kind])
+    def worker(kind: str, *more: str) -> Contestant:
+        return Contestant([sys.executable, "-m", "luvc.bench.worker", *common, "--contestant", kind, *more])
 
     with tempfile.TemporaryDirectory() as scratch:
         contestants: dict[str, Callable[[], Contestant]] = {}
@@ -89,11 +89,11 @@ def bench(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any
 
 
 def _best_batch(
-    sizes: Sequence[int], worker: Callable[[str], Contestant], videos: int, say: Callable[[str], None]
+    sizes: Sequence[int], worker: Callable[..., Contestant], videos: int, say: Callable[[str], None]
 ) -> int:
     seconds = {}
     for size in sizes:
-        with worker(f"generate:{size}") as contestant:
+        with worker(f"generate:{size}", "--cold") as contestant:  # a first call adds a second to a minute
             seconds[size] = contestant.round()["seconds"]
         say(f"transformers, batch {size}: {videos / seconds[size]:.3f} videos/s")
     return min(seconds, key=seconds.__getitem__)
