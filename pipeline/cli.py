@@ -1,4 +1,4 @@
-"""The `luvc` command: plan, run, report, captions, failures, bench, doctor.
+"""The `luvc` command: plan, run, submit, report, captions, failures, bench, doctor.
 
 Parses arguments, calls one function and turns its end into a line and an exit code: 0 all done; 3 finished, some
 units failed; 2 bad configuration, empty input or an output that cannot be written; 1 anything else. Imports the work
@@ -90,18 +90,50 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--dry-run", action="store_true", help="write nothing")
     plan.add_argument("--show-compression", action="store_true", help="print tokens per layer for the largest unit")
 
+    def with_work(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--retry-failed",
+            nargs="?",
+            const="retryable",
+            choices=["retryable", "all"],
+            help="also take failed units: those that trying again can help (default), or all",
+        )
+        sub.add_argument("--no-plan", action="store_true", help="use the manifest that is there")
+        sub.add_argument(
+            "--failed-ok",
+            action="store_true",
+            help="exit code 0, not 3, when some units failed: for schedulers that would start the run again",
+        )
+
     run = command("run", _run, "Run what is pending. Safe to kill and start again.")
     with_config(run)
-    run.add_argument(
-        "--retry-failed",
-        nargs="?",
-        const="retryable",
-        choices=["retryable", "all"],
-        help="also take failed units: those that trying again can help (default), or all",
-    )
-    run.add_argument("--no-plan", action="store_true", help="use the manifest that is there")
+    with_work(run)
     run.add_argument("--dry-run", action="store_true", help="say what would be done; write nothing")
     run.add_argument("--verbose", action="store_true", help="show Ray's own messages")
+
+    submit = command("submit", _submit, "Send a run to a running Ray cluster and follow it; same exit codes as run.")
+    with_config(submit)
+    with_work(submit)
+    submit.add_argument(
+        "--address",
+        help="the cluster's dashboard, http://HEAD:8265; default: RAY_DASHBOARD_ADDRESS, RAY_ADDRESS, this machine",
+    )
+    submit.add_argument("--job-id", metavar="NAME", help="follow the job NAME if it runs already; start it if not")
+    submit.add_argument("--no-wait", action="store_true", help="do not follow; exit code 0 once it is submitted")
+    submit.add_argument(
+        "--installed", action="store_true", help="the nodes have this package: send the configuration only"
+    )
+    submit.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="send this environment variable along (whoever holds the cluster's token can read it); may be repeated",
+    )
+    submit.add_argument(
+        "--print-manifest", action="store_true", help="print a KubeRay RayJob of this run instead; submit nothing"
+    )
+    submit.add_argument("--image", default="luvc", help="for --print-manifest: container image, without its tag")
 
     report = command("report", _report, "Build report.html and metrics.json again, from files.")
     with_output(report)
@@ -159,7 +191,32 @@ def _run(args: argparse.Namespace) -> int:
         _say(summary(ended))
     if ended.report:
         _print(ended.report)
-    return ended.exit_code
+    return 0 if args.failed_ok and ended.exit_code == EXIT_FAILED else ended.exit_code
+
+
+def _submit(args: argparse.Namespace) -> int:
+    flags = (("--no-plan", args.no_plan), ("--failed-ok", args.failed_ok))
+    retry = [f"--retry-failed={args.retry_failed}"] if args.retry_failed else []
+    arguments = [*retry, *(flag for flag, given in flags if given)]
+    if args.print_manifest:
+        from pipeline.run.kuberay import manifest
+        from pipeline.run.parcel import pack
+
+        _print(manifest(pack(args.config, args.overrides), args.image, arguments).rstrip("\n"))
+        return 0
+    from pipeline.run.submit import Submission, submit
+
+    asked = Submission(
+        args.config,
+        args.overrides,
+        args.address,
+        args.job_id,
+        wait=not args.no_wait,
+        installed=args.installed,
+        env=args.env,
+        run_arguments=arguments,
+    )
+    return submit(asked, say=_say)
 
 
 def _dry_run(args: argparse.Namespace, config: Any) -> int:

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-_VARIABLE = re.compile(r"\$(?:\{(?P<braced>[^}]*)\}|(?P<bare>[A-Za-z_][A-Za-z0-9_]*))")
+#: `$NAME` or `${NAME}` in a value.
+VARIABLE = re.compile(r"\$(?:\{(?P<braced>[^}]*)\}|(?P<bare>[A-Za-z_][A-Za-z0-9_]*))")
 
 
 class Section(BaseModel):
@@ -34,7 +35,7 @@ def expand_text(text: str) -> str:
             raise ValueError(f"environment variable {name!r} is not set")
         return os.environ[name]
 
-    return _VARIABLE.sub(value_of, text)
+    return VARIABLE.sub(value_of, text)
 
 
 def expand_url(text: str) -> str:
