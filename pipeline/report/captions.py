@@ -10,7 +10,7 @@ from pipeline.report.files import Output
 from pipeline.report.format import span
 from pipeline.schemas import RESULTS
 
-COLUMNS = ["unit_id", "uri", "start_s", "end_s", "prompt_id", "text", "finish_reason"]
+COLUMNS = ["unit_id", "item_id", "uri", "start_s", "end_s", "prompt_id", "prompt", "text", "finish_reason"]
 
 
 def captions(output_url: str, storage_options: dict[str, Any] | None = None, limit: int | None = None) -> Iterator[str]:
@@ -23,13 +23,17 @@ def captions(output_url: str, storage_options: dict[str, Any] | None = None, lim
     clips: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         clips.setdefault(row["unit_id"], []).append(row)
+    # Names of prompts say enough when every clip was asked the same; in a list of questions they do not.
+    asked = {frozenset((answer["prompt_id"], answer["prompt"]) for answer in answers) for answers in clips.values()}
+    label = "prompt_id" if len(asked) == 1 or any(not row["prompt"] for row in rows) else "prompt"
     for shown, answers in enumerate(clips.values()):
         if shown == limit:
             yield f"... and {len(clips) - shown:,} more clips"
             return
         first = answers[0]
         where = span(first["start_s"], first["end_s"])
-        yield posixpath.basename(first["uri"].rstrip("/")) + (f"  {where}" if where else "")
+        name = posixpath.basename(first["uri"].rstrip("/"))
+        yield "  ".join(filter(None, [first["item_id"], name, where]))
         for answer in answers:
             cut = " ..." if answer["finish_reason"] == "length" else ""
-            yield f"  {answer['prompt_id']}: {answer['text']}{cut}"
+            yield f"  {answer[label]}: {answer['text']}{cut}"

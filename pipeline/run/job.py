@@ -82,6 +82,7 @@ def run(
         LuvcError: the run could not start, or had to stop (`RunAborted` and others); the message says why.
     """
     run_id = new_run_id()
+    surroundings.check_output_is_kept(config.output.path)
     folder = Folder.of(config)
     with ExitStack() as stack:
         stack.enter_context(folder.writable())

@@ -9,7 +9,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
+from pathlib import Path
 from typing import Any
+
+from pipeline.errors import OutputError
+from pipeline.storage import is_local
 
 
 @contextmanager
@@ -35,6 +39,24 @@ def stop_on_signal(stop: Callable[[], None], say: Callable[[str], None]) -> Iter
         yield
     finally:
         restore()
+
+
+def check_output_is_kept(output: str) -> None:
+    """A relative output of a Ray job would lie in the job's own copy of the project, which Ray deletes.
+
+    Args:
+        output: absolute local path or URL.
+
+    Raises:
+        OutputError: it does.
+    """
+    here = Path.cwd()
+    in_a_copy = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and "runtime_resources" in here.parts
+    if in_a_copy and is_local(output) and Path(output.removeprefix("file://")).is_relative_to(here):
+        raise OutputError(
+            f"output.path: {output} lies in this job's copy of the project, which Ray deletes",
+            "give a URL such as s3://bucket/folder, or an absolute path of a folder that stays",
+        )
 
 
 def versions() -> dict[str, str]:
