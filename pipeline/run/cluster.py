@@ -58,7 +58,7 @@ def _connect(ray: Any, address: str | None, config: RunConfig, verbose: bool) ->
     quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
-            _knock(address)
+            knock(address)
             ray.init(address=address, runtime_env=_runtime_env(), **quiet)
         else:
             ray.init(address="local", num_cpus=local_cpus(config), include_dashboard=False, **quiet)
@@ -104,12 +104,12 @@ def _address(asked: str) -> str | None:
     # cluster that was killed.
     with suppress(OSError):
         found = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()), "ray", "ray_current_cluster").read_text()
-        _knock(found.strip())
+        knock(found.strip())
         return found.strip() or None
     return None
 
 
-def _knock(address: str) -> None:
+def knock(address: str) -> None:
     """Ray itself waits for minutes where nobody listens. Raises OSError."""
     host, _, port = address.rpartition(":")
     if "://" not in address and port.isdigit():

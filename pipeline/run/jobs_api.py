@@ -172,11 +172,14 @@ class Jobs:
         """
         import requests
 
-        with suppress(requests.RequestException, ValueError, KeyError, TypeError):
-            url = f"{self.address}/nodes?view=hostNameList"
-            answer = requests.get(url, headers=self._headers, timeout=KNOCK_S).json()
-            return set(answer["data"]["hostNameList"]) == {socket.gethostname()}
-        return False
+        url, until = f"{self.address}/nodes?view=hostNameList", time.monotonic() + KNOCK_S
+        names: set[str] = set()
+        while not names and time.monotonic() < until:  # a head that has just started does not know itself yet
+            with suppress(requests.RequestException, ValueError, KeyError, TypeError):
+                answer = requests.get(url, headers=self._headers, timeout=KNOCK_S).json()
+                names = set(answer["data"]["hostNameList"])
+            time.sleep(0 if names else AGAIN_S)
+        return names == {socket.gethostname()}
 
     def states(self) -> dict[str, Literal["running", "ended"]]:
         """All jobs that the cluster remembers, by name. Raises ClusterError."""

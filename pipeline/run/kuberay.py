@@ -153,6 +153,7 @@ def _head(image: str, mounted: str | None) -> dict[str, Any]:
         ],
     }
     spec: dict[str, Any] = {
+        "restartPolicy": "Never",
         "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "fsGroup": 1000},
         "nodeSelector": {"kubernetes.io/arch": "amd64"},
         "affinity": _affinity("NotIn"),
@@ -179,6 +180,8 @@ def _workers(group: str, image: str, cpus: int, gpus: int, replicas: int, most: 
         "rayStartParams": {},
         "template": {
             "spec": {
+                # A Ray node that ended comes back as a new pod, never as the old one: the autoscaler counts on it.
+                "restartPolicy": "Never",
                 "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "fsGroup": 1000},
                 "nodeSelector": {"kubernetes.io/arch": "amd64"},
                 "affinity": _affinity("In"),

@@ -63,6 +63,7 @@ def _on_a_node(gpus: float | None, arguments: list[str]) -> tuple[int, bytes]:
     import ray
 
     try:
+        cluster.knock(address)
         ray.init(address=address, logging_level=logging.WARNING)
     except Exception as error:
         raise cluster.explain(error, address) from error
