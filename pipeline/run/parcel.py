@@ -54,13 +54,13 @@ class Parcel:
     Attributes:
         values: the file's content with `--set` applied, variables not replaced.
         config: what it means on this machine.
-        unset: variables it uses that are not set here; the cluster must have them.
+        variables: names that it uses, set here or not; the nodes must have them.
         local_paths: paths that are not URLs.
     """
 
     values: dict[str, Any]
     config: RunConfig
-    unset: tuple[str, ...]
+    variables: tuple[str, ...]
     local_paths: tuple[LocalPath, ...]
 
     @property
@@ -77,7 +77,7 @@ class Parcel:
         values: Any = self.values
         for key, value in changes.items():
             values = _replaced(values, key.split("."), value)
-        return Parcel(values, self.config, self.unset, self.local_paths)
+        return Parcel(values, self.config, self.variables, self.local_paths)
 
     def written_secrets(self) -> list[str]:
         """Keys of storage options that hold a secret itself instead of a variable."""
@@ -97,11 +97,12 @@ def pack(path: str | Path, overrides: Sequence[str] = ()) -> Parcel:
         ConfigError: the file, a key or a value is wrong.
     """
     values = apply_overrides(read_yaml(path), overrides)
-    unset = tuple(sorted(name for name in _variables(values) if name not in os.environ))
+    variables = tuple(sorted(_variables(values)))
+    unset = [name for name in variables if name not in os.environ]
     with _stand_ins(unset):
         config = parse_config(values, origin=str(path), overrides=overrides)
     known = (path for path in _local_paths(values, config) if not _variables(path.text) & set(unset))
-    return Parcel(values, config, unset, tuple(known))
+    return Parcel(values, config, variables, tuple(known))
 
 
 def leads_nowhere(paths: Sequence[LocalPath]) -> ConfigError | None:

@@ -81,9 +81,9 @@ def submit(asked: Submission, say: Callable[[str], None] = _err, write: Callable
     env = _env(asked.env)
     jobs = Jobs(dashboard_address(asked.address))
     parcel = _placed(parcel, jobs.runs_here(), say)
-    missing = [name for name in parcel.unset if name not in env]
+    missing = [name for name in parcel.variables if name not in env]
     if missing:
-        say(f"not set here, so the cluster must have them: {', '.join(missing)}")
+        say(f"the nodes must have these variables, or --env must send them: {', '.join(missing)}")
     job_id, running = _job_id(jobs, asked.job_id, parcel.config.name)
     if running:
         say(f"job {job_id} is already running on {jobs.address}")
@@ -185,6 +185,8 @@ def explain(end: JobEnd, job_id: str) -> str:
         return f"job {job_id} was stopped; submit it again to continue"
     if end.exit_code == 127:
         return f"job {job_id}: no `python` on the head node's PATH; start Ray from the environment it is installed in"
+    if end.exit_code in (137, -9):
+        return f"job {job_id} was killed, most often for want of memory on the head node; submit it again to continue"
     if end.exit_code is None:
         said = next((line.strip() for line in end.message.splitlines() if line.strip()), "no reason given")
         return f"job {job_id} did not run to its end: {said}; submit it again to continue"

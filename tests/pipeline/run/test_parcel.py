@@ -28,7 +28,7 @@ def test_overrides_travel_and_variables_stay_variables(tmp_path, monkeypatch):
     path = written(tmp_path, compression="off", prompts={"no": "On? $5 or ${five}: yes"})
     overrides = ["output.path=s3://${BUCKET}/x", "output.storage={key: '$S3_KEY'}", "run.kv_bytes=1000000000"]
     parcel = pack(path, overrides)
-    assert parcel.unset == ("S3_KEY",)
+    assert parcel.variables == ("BUCKET", "S3_KEY")
     assert "S3_KEY" not in os.environ
     assert parcel.config.output.path == "s3://b/x"
     again = parse_yaml(parcel.text())
@@ -94,7 +94,7 @@ def test_secrets_that_are_written_out(tmp_path):
     "overrides", [["output.path="], ["outptu.path=x"], ["inputs=x"], ["inputs.0=x"], ["inputs={}"]]
 )
 def test_mistakes_are_found_here(tmp_path, overrides):
-    with pytest.raises(ConfigError, match="--set|run.yaml"):
+    with pytest.raises(ConfigError, match=r"--set|run\.yaml"):
         pack(written(tmp_path), overrides)
 
 

@@ -107,6 +107,7 @@ def test_secrets_stay_out_of_command_and_metadata(cluster, config, tmp_path, mon
     asked = Submission(str(config), overrides, cluster.dashboard, "secret", wait=False)
     assert submit(asked, said.append) == 0
     assert any(line.startswith("follow:  ray job logs") for line in said)
+    assert "the nodes must have these variables, or --env must send them: S3_KEY" in said
     info = Jobs(cluster.dashboard)._client.get_job_info("secret")
     assert info.entrypoint == "python -m pipeline.cli run luvc.yaml"
     assert "secret" not in str(info.metadata)
@@ -194,6 +195,7 @@ def test_the_embedded_weights_go_only_where_they_are_used(config):
         ("FAILED", 2, 2, ""),
         ("FAILED", 1, 1, "ended with exit code 1"),
         ("FAILED", 127, 1, "no `python`"),
+        ("FAILED", 137, 1, "was killed"),
         ("FAILED", None, 1, "did not run to its end: the node died"),
         ("STOPPED", 0, 1, "was stopped; submit it again"),
     ],
