@@ -157,7 +157,7 @@ class Jobs:
             yield
         except Exception as error:
             text = str(error)
-            if "401" in text or "403" in text or type(error).__name__ == "AuthenticationError":
+            if type(error).__name__ == "AuthenticationError":  # the token was changed after the first knock
                 found = token()
                 raise self._refused(401 if found is None else 403, found[1] if found else None) from error
             lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]

@@ -148,3 +148,20 @@ def test_failures_of_nothing(tmp_path, capsys):
 def test_report_without_a_manifest_says_so(tmp_path, capsys):
     assert cli.main(["report", str(tmp_path)]) == 1
     assert "no manifest" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flags", "code"), [([], 3), (["--failed-ok"], 0)])
+def test_failed_units_may_be_all_right(config, monkeypatch, flags, code):
+    from pipeline.run import job
+
+    ended = job.RunOutcome("some_failed", planned=2, done=1, failed=1, pending=0)
+    monkeypatch.setattr(job, "run", lambda *_, **__: ended)
+    assert cli.main(["run", str(config), *flags]) == code
+
+
+def test_an_interrupted_run_is_never_all_right(config, monkeypatch):
+    from pipeline.run import job
+
+    ended = job.RunOutcome("interrupted", planned=2, done=1, failed=0, pending=1)
+    monkeypatch.setattr(job, "run", lambda *_, **__: ended)
+    assert cli.main(["run", str(config), "--failed-ok"]) == 1
