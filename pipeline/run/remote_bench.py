@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_writable(args.out.rpartition("/")[0])
     code, report = _on_a_node(args.gpus, rest)
     if report:
-        from luvc.bench import table
+        from luvc.bench.report import table
 
         print(table(json.loads(report)))  # noqa: T201 - Ray may not pass on a task's last lines
     if args.out and report:
@@ -103,7 +103,7 @@ def with_defaults(arguments: list[str], gpus: float) -> list[str]:
 
 
 def _bench(arguments: list[str]) -> tuple[int, bytes]:
-    from luvc.bench import main as bench
+    from luvc.bench.command import main as bench
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "bench.json")

@@ -43,11 +43,11 @@ def test_shape_and_device_follow_the_node():
 def run(ray_address, *arguments):
     env = os.environ | {"RAY_ADDRESS": ray_address, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "jobs" / "benchmark.py"), *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=240)
 
 
 def test_the_report_is_written_where_it_is_told(ray_address, tmp_path):
-    small = ["--shape", "tiny", "--videos", "2", "--rounds", "1", "--presets", "balanced"]
+    small = ["--shape", "tiny", "--videos", "2", "--rounds", "1", "--batches", "--presets", "balanced"]
     done = run(ray_address, "--out", str(tmp_path / "new" / "bench.json"), *small)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "new" / "bench.json").read_text())
