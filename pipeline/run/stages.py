@@ -18,8 +18,9 @@ import pyarrow as pa
 import ray
 
 from luvc.errors import LuvcError
-from luvc.types import Completion
+from luvc.types import Completion, EngineLoad
 from pipeline.config import RunConfig
+from pipeline.run import gpus, meters
 from pipeline.run.board import Turn
 from pipeline.run.engine_loop import EngineFailed, EngineLoop, EngineUnavailable
 from pipeline.run.engines import open_engine
@@ -33,6 +34,7 @@ from pipeline.run.outcome import (
     request_of,
     result_rows,
 )
+from pipeline.run.telemetry import RayRecord, tell_load
 
 #: The driver looks for a reason to abort every second or so; an exception before that would bury the reason.
 ABORT_S = 5.0
@@ -124,7 +126,10 @@ class AnswerStage:
         self._worker = ray.get_runtime_context().get_actor_id() or ""
         self._answered = False
         ray.get(board.engine_starts.remote())
-        self._loop = EngineLoop(lambda: open_engine(config), before_alone=self._note_alone)
+        self._record = RayRecord(config.name)
+        self._restarts = 0
+        gpus.watch([str(gpu) for gpu in ray.get_gpu_ids()], self._record)
+        self._loop = EngineLoop(lambda: open_engine(config), before_alone=self._note_alone, after_step=self._tell)
         try:
             self._loop.start()
         except EngineUnavailable as error:
@@ -187,6 +192,13 @@ class AnswerStage:
             os._exit(1)
         ray.get(self._board.abort.remote(error.message, error.hint))
         time.sleep(ABORT_S)
+
+    def _tell(self, load: EngineLoad) -> None:
+        tell_load(self._record, load)
+        restarts = self._loop.times.rebuilds
+        if restarts > self._restarts:
+            self._record(meters.ENGINE_RESTARTS, restarts - self._restarts)
+            self._restarts = restarts
 
     def _note_alone(self, unit_id: str) -> None:
         ray.get(self._board.alone.remote(ANSWER, unit_id))
