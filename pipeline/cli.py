@@ -98,6 +98,13 @@ def _parser() -> argparse.ArgumentParser:
             choices=["retryable", "all"],
             help="also take failed units: those that trying again can help (default), or all",
         )
+        sub.add_argument(
+            "--calibrate",
+            type=_positive,
+            default=0,
+            metavar="N",
+            help="do N units first, say what the others will take, and go on",
+        )
         sub.add_argument("--no-plan", action="store_true", help="use the manifest that is there")
         sub.add_argument(
             "--failed-ok",
@@ -155,6 +162,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return value
+
+
 def _config(args: argparse.Namespace) -> Any:
     from pipeline.config import load_config
 
@@ -173,6 +187,7 @@ def _plan(args: argparse.Namespace) -> int:
         with folder.writable():
             folder.write_manifest(planned.table)
     _print(str(planned.summary))
+    _print(str(_forecast(config, planned.table)))
     if args.show_compression:
         from pipeline.plan.show import compression_table
 
@@ -186,7 +201,14 @@ def _run(args: argparse.Namespace) -> int:
         return _dry_run(args, config)
     from pipeline.run.job import run, summary
 
-    ended = run(config, args.retry_failed, replan=not args.no_plan, verbose=args.verbose or args.debug, say=_say)
+    ended = run(
+        config,
+        args.retry_failed,
+        replan=not args.no_plan,
+        verbose=args.verbose or args.debug,
+        calibrate=args.calibrate,
+        say=_say,
+    )
     if ended.run_id:
         _say(summary(ended))
     if ended.report:
@@ -197,7 +219,8 @@ def _run(args: argparse.Namespace) -> int:
 def _submit(args: argparse.Namespace) -> int:
     flags = (("--no-plan", args.no_plan), ("--failed-ok", args.failed_ok))
     retry = [f"--retry-failed={args.retry_failed}"] if args.retry_failed else []
-    arguments = [*retry, *(flag for flag, given in flags if given)]
+    slice_first = [f"--calibrate={args.calibrate}"] if args.calibrate else []
+    arguments = [*retry, *slice_first, *(flag for flag, given in flags if given)]
     if args.print_manifest:
         from pipeline.run.kuberay import manifest
         from pipeline.run.parcel import pack
@@ -219,7 +242,17 @@ def _submit(args: argparse.Namespace) -> int:
     return submit(asked, say=_say)
 
 
+def _forecast(config: Any, manifest: Any) -> Any:
+    """What the units of a plan that are still to do will take."""
+    from pipeline.forecast import forecast
+    from pipeline.run.folder import Folder
+    from pipeline.run.job import read_ledger
+
+    return forecast(config, manifest.filter(read_ledger(Folder.of(config), manifest["unit_id"]).work()))
+
+
 def _dry_run(args: argparse.Namespace, config: Any) -> int:
+    from pipeline.forecast import forecast
     from pipeline.plan import plan
     from pipeline.run.folder import Folder
     from pipeline.run.job import read_ledger
@@ -227,9 +260,11 @@ def _dry_run(args: argparse.Namespace, config: Any) -> int:
     planned = plan(config)
     ledger = read_ledger(Folder.of(config), planned.table["unit_id"])
     counts = ledger.counts
+    work = ledger.work(args.retry_failed)
     _print(str(planned.summary))
-    work = sum(ledger.work(args.retry_failed).to_pylist())
-    _print(f"would run {work} units; {counts['done']} done, {counts['failed']} failed, {counts['pending']} pending")
+    _print(str(forecast(config, planned.table.filter(work))))
+    stand = f"{counts['done']} done, {counts['failed']} failed, {counts['pending']} pending"
+    _print(f"would run {work.true_count} units; {stand}")
     return 0
 
 

@@ -24,6 +24,7 @@ from pipeline.plan.clips import Clips
 from pipeline.plan.prompts import DEFAULT_PROMPT, Prompt, normalise_prompts
 from pipeline.plan.sampling import Sampling
 from pipeline.plan.sources import InputSource
+from pipeline.prices import PRESETS, S3_READS_1000_USD, S3_WRITES_1000_USD
 from pipeline.section import Section, StorageOptions, Url, expand_text
 
 
@@ -123,10 +124,36 @@ class OutputSettings(Section):
 
 
 class Prices(Section):
-    """The `prices` section: US dollars per hour; without them the report shows no cost."""
+    """The `prices` section: US dollars; without them the report shows no cost.
 
+    Attributes:
+        preset: list prices of a common machine (`pipeline.prices`), for values that are not set here.
+        gpu_hour_usd, cpu_hour_usd: one GPU, one CPU core, for an hour.
+        storage_writes_1000_usd, storage_reads_1000_usd: a thousand PUT or LIST requests, a thousand GET requests.
+    """
+
+    preset: str | None = None
     gpu_hour_usd: float | None = Field(default=None, ge=0)
     cpu_hour_usd: float | None = Field(default=None, ge=0)
+    storage_writes_1000_usd: float | None = Field(default=None, ge=0)
+    storage_reads_1000_usd: float | None = Field(default=None, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        """Prices of the preset stand in the configuration that is kept: a later table does not change an old run."""
+        if not isinstance(values, Mapping) or values.get("preset") is None:
+            return values
+        preset = PRESETS.get(values["preset"])
+        if preset is None:
+            raise ValueError(f"preset: no such machine {values['preset']!r}; there are {', '.join(PRESETS)}")
+        listed = {
+            "gpu_hour_usd": preset.gpu_hour_usd,
+            "cpu_hour_usd": preset.cpu_hour_usd,
+            "storage_writes_1000_usd": S3_WRITES_1000_USD,
+            "storage_reads_1000_usd": S3_READS_1000_USD,
+        }
+        return listed | {key: value for key, value in values.items() if value is not None}
 
 
 #: Options of vLLM that have a place of their own in a configuration.

@@ -53,6 +53,8 @@ MANIFEST = _schema(
     _field("kv_bytes", pa.int64(), "KV-cache bytes at the end of one answer."),
     _field("vision_flops", pa.int64(), "FLOPs of the vision encoder."),
     _field("text_flops", pa.int64(), "FLOPs of prefill and decode, all prompts."),
+    _field("full_vision_flops", pa.int64(), "FLOPs of the vision encoder without compression."),
+    _field("full_text_flops", pa.int64(), "FLOPs of prefill and decode, all prompts, without compression."),
     _field("sample", pa.bool_(), "One of the units shown with a thumbnail in the report.", nullable=False),
     _field("error_class", pa.string(), "Planning already failed for this unit: the class of the error."),
     _field("error_message", pa.string(), "What happened."),

@@ -123,7 +123,12 @@ def write_manifest(table: pa.Table, output_url: str, options: Options | None = N
 def read_manifest(output_url: str, options: Options | None = None) -> pa.Table:
     """The manifest of an output folder. Raises SourceMissing if it was never planned."""
     with open_read(join(output_url, MANIFEST_PATH), options) as file:
-        return pq.read_table(file)
+        table = pq.read_table(file)
+    # A column that an older plan lacks is null.
+    for field in MANIFEST:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table
 
 
 def _sum(column: Any) -> float:

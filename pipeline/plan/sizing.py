@@ -42,6 +42,8 @@ class UnitSize:
     kv_bytes: int | None = None
     vision_flops: int | None = None
     text_flops: int | None = None
+    full_vision_flops: int | None = None
+    full_text_flops: int | None = None
 
 
 class Sizer:
@@ -106,6 +108,7 @@ class Sizer:
 
     def _compute(self, height_px: int, width_px: int, frames: int, text_tokens: tuple[int, ...]) -> UnitSize:
         planned = schedule(self.shape, self.family.grid(self.shape, frames, height_px, width_px), self._compression)
+        full = schedule(self.shape, planned.original_grid, "off")
         new = self._max_new_tokens
         # Kept tokens keep their positions, so compression does not make a long video fit.
         needed = planned.visual_tokens + MINIMAL_PROMPT_TOKENS + new
@@ -126,6 +129,8 @@ class Sizer:
             kv_bytes=planned.kv_bytes(max(text_tokens), new, self._element_bytes),
             vision_flops=planned.vision_flops(),
             text_flops=sum(planned.prefill_flops(text) + planned.decode_flops(text, new) for text in text_tokens),
+            full_vision_flops=full.vision_flops(),
+            full_text_flops=sum(full.prefill_flops(text) + full.decode_flops(text, new) for text in text_tokens),
         )
 
 

@@ -1,7 +1,7 @@
 """From the files of an output folder to `metrics.json` and `report.html`. Knows files only."""
 
 from pipeline.report.build import ReportError, build_report
-from pipeline.report.metrics import InvariantError
+from pipeline.report.counts import InvariantError
 from pipeline.report.records import Metrics
 
 __all__ = ["InvariantError", "Metrics", "ReportError", "build_report"]

@@ -19,7 +19,8 @@ from pipeline import schemas
 from pipeline.report import metrics as figures
 from pipeline.report import page, runlog
 from pipeline.report.files import Output
-from pipeline.report.records import Metrics
+from pipeline.report.history import NIGHTS
+from pipeline.report.records import Metrics, Quality
 from pipeline.report.runlog import RunLog
 from pipeline.report.samples import SAMPLE_COLUMNS, Sample, choose, samples
 
@@ -43,7 +44,7 @@ def build_report(output_url: str, storage_options: dict[str, Any] | None = None,
 
     Raises:
         ReportError: no manifest in this folder, or no such run.
-        pipeline.report.metrics.InvariantError: the files contradict each other.
+        pipeline.report.counts.InvariantError: the files contradict each other.
     """
     output = Output.at(output_url, storage_options)
     if not output.parts("manifest"):
@@ -62,7 +63,9 @@ def build_report(output_url: str, storage_options: dict[str, Any] | None = None,
     manifest = output.table("manifest", schemas.MANIFEST, figures.MANIFEST_COLUMNS)
     results = output.table("results", schemas.RESULTS, figures.RESULTS_COLUMNS)
     failures = output.table("failures", schemas.FAILURES, figures.FAILURES_COLUMNS)
-    metrics = figures.compute(manifest, results, failures, runs, chosen)
+    earlier = [] if chosen is None else stored_runs(output, before=chosen.run_id)
+    quality = None if chosen is None else _quality(output, chosen.run_id)
+    metrics = figures.compute(manifest, results, failures, runs, chosen, earlier, quality)
     html = page.render(metrics, _samples(output, manifest, results))
     _write(output, metrics, html, chosen, newest)
     if chosen is not None:
@@ -82,6 +85,32 @@ def _run(output: Output, run_id: str, all_heartbeats: bool) -> RunLog | None:
     if events is None:
         return None
     return runlog.parse(run_id, events, output.read_text("runs", run_id, "config.yaml"), all_heartbeats)
+
+
+def stored_runs(output: Output, before: str | None = None) -> list[dict[str, Any]]:
+    """`metrics.json` of the newest runs, oldest first; run ids sort by time."""
+    ids = [run_id for run_id in output.folders("runs") if before is None or run_id < before]
+    found = (_stored(output, "runs", run_id, "metrics.json") for run_id in ids[-NIGHTS:])
+    return [stored for stored in found if stored]
+
+
+def _stored(output: Output, *parts: str) -> dict[str, Any]:
+    """A JSON object; empty if it is missing or none. The history is worth no error: the report can do without."""
+    try:
+        found = json.loads(output.read_text(*parts) or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _quality(output: Output, run_id: str) -> Quality | None:
+    """What a comparison with uncompressed answers left behind: `quality.json`, or the key of an earlier report."""
+    found = _stored(output, "runs", run_id, "quality.json")
+    found = found or _stored(output, "runs", run_id, "metrics.json").get("quality") or {}
+    try:
+        return Quality(int(found["units"]), float(found["agreement"]), float(found["similarity"]))
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _samples(output: Output, manifest: pa.Table, results: pa.Table) -> list[Sample]:

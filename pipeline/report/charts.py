@@ -79,6 +79,50 @@ def steps(
     return Plot(_stretched([*body, *hovers]), grid, upper)
 
 
+def strip(values: Sequence[float], titles: Sequence[str], widths: Sequence[float], top: float, css: str) -> Markup:
+    """One row of a timeline: a filled step curve without axes; `top` is the value that fills its height."""
+    line = []
+    hovers = []
+    for value, title, (x, width) in zip(values, titles, _places(widths), strict=True):
+        y = HEIGHT * (1 - min(1.0, value / top if top > 0 else 0.0))
+        line += [f"{x:.2f},{y:.2f}", f"{x + width:.2f},{y:.2f}"]
+        hovers.append(
+            f'<rect class="hover" x="{x:.2f}" y="0" width="{width:.2f}" height="{HEIGHT:.0f}">'
+            f"<title>{escape(title)}</title></rect>"
+        )
+    area = f'<polygon class="{escape(css)}" points="0,{HEIGHT} {" ".join(line)} {WIDTH},{HEIGHT}"/>' if line else ""
+    return _stretched([area, *hovers])
+
+
+def spark(values: Sequence[float | None], titles: Sequence[str]) -> Markup:
+    """A line through the values from left to right with a dot at the last; None leaves a gap."""
+    known = [value for value in values if value is not None]
+    top = max(known, default=0.0) or 1.0
+    step = WIDTH / max(1, len(values) - 1)
+    # Room for the width of the line and of the dot.
+    places = [
+        None if value is None else (index * step, 8 + (HEIGHT - 16) * (1 - value / top))
+        for index, value in enumerate(values)
+    ]
+    body, run = [], list[str]()
+    for place in [*places, None]:
+        if place is not None:
+            run.append(f"{place[0]:.2f},{place[1]:.2f}")
+        elif run:
+            body.append(f'<polyline class="spark" points="{" ".join(run if len(run) > 1 else run * 2)}"/>')
+            run = []
+    last = next((place for place in reversed(places) if place is not None), None)
+    if last is not None:
+        # A line without length and with round ends stays a circle in a stretched plot.
+        body.append(f'<path class="spark-dot" d="M{last[0]:.2f},{last[1]:.2f}h0"/>')
+    for index, title in enumerate(titles):
+        body.append(
+            f'<rect class="hover" x="{(index - 0.5) * step:.2f}" y="0" width="{step:.2f}" height="{HEIGHT:.0f}">'
+            f"<title>{escape(title)}</title></rect>"
+        )
+    return _stretched(body)
+
+
 def columns(values: Sequence[float], titles: Sequence[str]) -> Plot:
     """A histogram of equally wide columns."""
     grid, upper = _scale(max(values, default=0.0))

@@ -102,6 +102,11 @@ def moment(iso: str | None) -> str:
     return MISSING if not iso else datetime.fromisoformat(iso).strftime("%Y-%m-%d %H:%M UTC")
 
 
+def day(iso: str | None) -> str:
+    """The same, short: 03-04 05:06."""
+    return MISSING if not iso else datetime.fromisoformat(iso).strftime("%m-%d %H:%M")
+
+
 def clock(value: float | None) -> str:
     """A place in a video: 1:05, 1:02:03; tenths below a minute of precision are dropped."""
     if value is None:

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import yaml
 
-from pipeline.report import charts, format
+from pipeline.report import charts, format, nights
 from pipeline.report.charts import Part, Plot
 from pipeline.report.records import Cause, LadderStep, Metrics, StageTime
 from pipeline.report.samples import Sample
@@ -25,12 +25,14 @@ STAGE_NAMES = {
     "prefill": "Prefill",
     "decode": "Answer decoding",
 }
+WAITING = "Waiting for frames"
 LADDER_NAMES = {
     "patches": ("Patches", "into the vision encoder"),
     "visual": ("Visual tokens", "without compression"),
     "merged": ("After merging", "into the language model"),
     "layers": ("After pruning", "mean over its layers"),
 }
+FILTERS = ("number", "short", "rate", "percent", "seconds", "duration", "hours", "usd", "moment", "day", "span", "tick")
 #: Colour of the headline's mark, by how things stand.
 MOODS = {"done": "ok", "some_failed": "warn", "interrupted": "warn", "unfinished": "warn", "aborted": "bad"}
 
@@ -47,7 +49,13 @@ def render(metrics: Metrics, samples: list[Sample]) -> str:
         samples=samples,
         open_samples=OPEN_SAMPLES,
         prompts=prompts,
+        nights=nights.nights(metrics),
+        estimate=nights.estimate_line(metrics),
+        uncompressed=nights.uncompressed_line(metrics),
+        price_note=nights.price_line(metrics),
         throughput=_throughput(metrics),
+        timeline=_timeline(metrics),
+        moods=MOODS,
         lanes=_lanes(metrics),
         stages=metrics.stages if any(stage.seconds for stage in metrics.stages) else (),
         stage_names=STAGE_NAMES,
@@ -67,7 +75,7 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("number", "short", "rate", "percent", "seconds", "duration", "hours", "usd", "moment", "span", "tick"):
+    for name in FILTERS:
         environment.filters[name] = getattr(format, name)
     environment.globals["plural"] = format.plural
     return environment.get_template("page.html.jinja")
@@ -147,6 +155,25 @@ def _throughput(metrics: Metrics) -> dict[str, Any] | None:
     }
 
 
+def _timeline(metrics: Metrics) -> list[tuple[str, Any, str]]:
+    """A row for each stage: how many of its workers were at work, over time. Engine rows share one scale."""
+    moments = metrics.timeline
+    if len(moments) < 3 or not any(moment.busy for moment in moments):
+        return []
+    widths = [moment.interval_s for moment in moments]
+    rows = [(name, [moment.busy.get(name, 0.0) for moment in moments], f"s-{name}") for name in STAGE_NAMES]
+    rows.append((WAITING, [moment.starved for moment in moments], "pending"))
+    engine_top = max(max(values) for name, values, _ in rows if name != "video_decode")
+    strips = []
+    for name, values, css in rows:
+        top = max(values) if name == "video_decode" else engine_top
+        title = STAGE_NAMES.get(name, name)
+        workers = "decoders" if name == "video_decode" else "engines"
+        titles = [f"{title}: {format.rate(value)} {workers}" for value in values]
+        strips.append((title, charts.strip(values, titles, widths, top, css), f"{format.rate(max(values))} {workers}"))
+    return strips
+
+
 def _lanes(metrics: Metrics) -> dict[str, Any]:
     """CPU and engine on one scale: this run with its waiting if it was measured, else all units done."""
     measured = metrics.run is not None and any(stage.busy_s for stage in metrics.stages)
@@ -156,7 +183,7 @@ def _lanes(metrics: Metrics) -> dict[str, Any]:
         stages = [stage for stage in metrics.stages if stage.device == device]
         parts = [_stage_part(stage, (stage.busy_s or 0.0) if measured else stage.seconds) for stage in stages]
         if device == "engine" and waiting_s:
-            parts.append(Part("pending", waiting_s, f"Waiting for frames {format.duration(waiting_s)}"))
+            parts.append(Part("pending", waiting_s, f"{WAITING} {format.duration(waiting_s)}"))
         lanes.append((name, sum(part.amount for part in parts), parts))
     whole = max(total for _, total, _ in lanes)
     bars = [(name, total, charts.bar(parts, whole, height=26)) for name, total, parts in lanes]

@@ -46,6 +46,7 @@ class RunLog:
         wall_s: seconds between them, or what `run_finished` says.
         outcome: done, some_failed, interrupted, aborted, or `UNFINISHED`.
         planned, done, failed, pending: as counted when the run started.
+        estimate: what was expected of it, if anything.
         heartbeats: all of them, or only the last one (see `parse`).
         config: the run's configuration without storage options.
         unreadable_lines: lines of the log that are not JSON, but for half a line at the end of a killed run.
@@ -64,6 +65,7 @@ class RunLog:
     versions: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
     config_hash: str | None = None
+    estimate: Mapping[str, Any] = field(default_factory=dict)
     heartbeats: tuple[Heartbeat, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     unreadable_lines: int = 0
@@ -125,6 +127,7 @@ def parse(run_id: str, events: str, config: str | None = None, all_heartbeats: b
         versions=_mapping(started.get("versions")),
         machine=_mapping(started.get("machine")),
         config_hash=started.get("config_hash"),
+        estimate=_mapping(started.get("estimate")),
         heartbeats=tuple(sorted(heartbeats, key=lambda beat: beat.at)),
         config=without_storage(_yaml(config)),
         unreadable_lines=unreadable - cut,

@@ -35,6 +35,7 @@ OUT/
   runs/<run_id>/events.jsonl         what happened, one JSON object a line
   runs/<run_id>/metrics.json         the figures of the report, for machines
   runs/<run_id>/report.html          the report, one file without any links to elsewhere
+  runs/<run_id>/quality.json         how answers compare with those without compression, if that was measured
   report.html, metrics.json          those of the newest run
 ```
 
@@ -113,8 +114,11 @@ METRICS_JSON = """\
 ## `metrics.json`
 
 The figures of the report. Keys are stable within a `version`; a figure that is not known is null, never zero.
-`done`, `failed` and so on count the current plan, whichever run did the work; `run`, `run_speed` and `run_cost` are
-about one run and null before the first.
+`done`, `failed` and so on count the current plan, whichever run did the work; `run`, `run_speed`, `run_cost`,
+`estimate`, `uncompressed`, `rates` and `changes` are about one run and null before the first.
+
+`rates` calibrate the estimates of later runs with the same name, model and compression. `quality` comes from a file
+`runs/<run_id>/quality.json` with the same keys, if something wrote one.
 
 """
 
@@ -126,7 +130,7 @@ half a line, and has no `run_finished`.
 
 | event | fields |
 |---|---|
-| `run_started` | name, planned, done, failed, pending, versions, machine, config_hash |
+| `run_started` | name, planned, done, failed, pending, versions, machine, config_hash, estimate |
 | `heartbeat` | done, failed, left, videos_per_s, eta_s, stage: by stage, busy_s, starved_s and units since the start |
 | `part_written` | path, rows, units, bytes |
 | `unit_failed` | unit_id, stage, error_class |
@@ -191,6 +195,7 @@ PLAIN_KEYS = {
     "version": "Version of these keys.",
     "outcome": "How things stand, in a sentence.",
     "bottleneck": "What held the run back, in a sentence.",
+    "changes": "What changed since the run before, in a sentence; null for the first run of a name.",
     "layer_tokens": "Mean visual tokens alive in each layer of the language model.",
     "finish_reasons": "Answers by finish reason.",
 }

@@ -103,6 +103,10 @@ def moments(parts: list[Interval], limit: int = MAX_MOMENTS) -> tuple[Moment, ..
 def _moment(group: list[Interval]) -> Moment:
     length_s = sum(part.length_s for part in group)
     units = sum(part.units for part in group)
+    stages = [(name, work) for part in group for name, work in part.stages.items() if length_s > 0]
+    busy: dict[str, float] = {}
+    for name, work in stages:
+        busy[name] = busy.get(name, 0.0) + (work.busy_s or 0.0) / length_s
     return Moment(
         start=group[0].start.isoformat(),
         interval_s=round(length_s, 3),
@@ -111,6 +115,8 @@ def _moment(group: list[Interval]) -> Moment:
         video_s=sum(part.video_s for part in group),
         output_tokens=sum(part.output_tokens for part in group),
         units_per_s=units / length_s if length_s > 0 else 0.0,
+        busy=busy,
+        starved=sum(work.starved_s or 0.0 for _, work in stages) / length_s if length_s > 0 else 0.0,
     )
 
 

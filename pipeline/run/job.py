@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from luvc.errors import LuvcError
 from pipeline.config import RunConfig
 from pipeline.errors import OutputError
+from pipeline.forecast import forecast
 from pipeline.run import cluster, surroundings
 from pipeline.run.folder import Folder
 from pipeline.run.lease import Lease
@@ -69,6 +70,7 @@ def run(
     retry_failed: Retry = None,
     replan: bool = True,
     verbose: bool = False,
+    calibrate: int = 0,
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),  # noqa: T201
 ) -> RunOutcome:
     """Run what is pending.
@@ -77,6 +79,7 @@ def run(
         retry_failed: also take failed units: those that trying again can help, or all.
         replan: false uses the manifest that is there, for corpora whose headers take long to read.
         verbose: show Ray's own messages.
+        calibrate: do so many units first, in a run of their own, and say what the others will take.
         say: told what happens, in lines for a person.
 
     Raises:
@@ -92,18 +95,33 @@ def run(
         stack.callback(lease.release)
         manifest = _manifest(config, folder, replan, lease, say)
         ledger = read_ledger(folder, manifest["unit_id"])
-        mask = ledger.work(retry_failed)
-        work = int(pc.sum(mask).as_py() or 0)
         counts = ledger.counts
-        if not work:
+        if not pc.any(ledger.work(retry_failed)).as_py():
             hint = "; --retry-failed tries failed units again" if counts["failed"] else ""
             say(f"nothing to do: {counts['done']} done, {counts['failed']} failed{hint}")
             if folder.run_without_report():
                 build_report(config, folder, None, say)
             return RunOutcome("nothing_to_do", counts["planned"], counts["done"], counts["failed"], counts["pending"])
-        units = manifest.append_column("tried", ledger.attempts).filter(mask).select(UNIT.names)
+        units = _work(manifest, ledger, retry_failed)
         with cluster.connected(config, verbose):
+            if 0 < calibrate < units.num_rows:
+                first = _Job(config, run_id, folder, lease, ledger, spread(units, calibrate), say).execute()
+                if first.outcome not in ("done", "some_failed"):
+                    return first
+                tried = pc.is_in(units["unit_id"], value_set=spread(units, calibrate)["unit_id"].combine_chunks())
+                ledger = read_ledger(folder, manifest["unit_id"])
+                units, run_id = units.filter(pc.invert(tried)), new_run_id()
             return _Job(config, run_id, folder, lease, ledger, units, say).execute()
+
+
+def _work(manifest: pa.Table, ledger: Ledger, retry_failed: Retry) -> pa.Table:
+    """Units to do, `[UNIT]`."""
+    return manifest.append_column("tried", ledger.attempts).filter(ledger.work(retry_failed)).select(UNIT.names)
+
+
+def spread(units: pa.Table, count: int) -> pa.Table:
+    """`count` rows, evenly spread."""
+    return units.take(pa.array(range(0, units.num_rows, units.num_rows // count)).slice(0, count))
 
 
 def new_run_id(now: datetime | None = None) -> str:
@@ -171,7 +189,7 @@ class _Job:
         self._counts = ledger.counts
         self._units = units
         self._say = say
-        retried = units.num_rows - self._counts["pending"]
+        retried = int(pc.sum(pc.greater(units["tried"], 0)).as_py() or 0)
         self._tally = Tally(units.num_rows, self._counts["done"], self._counts["failed"] - retried)
         self._telemetry = RunTelemetry(RayRecord(config.name), self._counts["planned"])
         self._events = folder.event_log(run_id)
@@ -189,6 +207,7 @@ class _Job:
 
     def execute(self) -> RunOutcome:
         self._folder.write(f"runs/{self._run_id}/config.yaml", self._config.dump().encode())
+        expected = forecast(self._config, self._units)
         self._events.append(
             "run_started",
             name=self._config.name,
@@ -197,8 +216,10 @@ class _Job:
             versions=surroundings.versions(),
             machine=surroundings.machine() | cluster.devices(),
             config_hash=self._config.config_hash,
+            estimate=expected.estimate and expected.estimate.as_dict(),
         )
         self._say(f"run {self._run_id}: {self._units.num_rows} units to do, {self._counts['done']} already done")
+        self._say(str(expected))
         outcome: Outcome = "aborted"
         try:
             self._stream()

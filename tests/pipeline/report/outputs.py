@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
 from pipeline import schemas
+from pipeline.report import build_report
 
 START = datetime(2026, 3, 4, 1, 0, tzinfo=UTC)
 RUN_ID = "20260304T010000-ab12"
@@ -69,6 +71,10 @@ def manifest(count: int, prompts: dict[str, str], samples: int = 8, uris: list[s
             "duration_s": np.full(count, 30.0),
             "prompts": pa.array([listed] * count, schemas.MANIFEST.field("prompts").type),
             "sample": np.arange(count) % max(1, count // max(1, samples)) == 0,
+            "vision_flops": np.full(count, 4_000_000_000_000),
+            "text_flops": np.full(count, 2_000_000_000_000),
+            "full_vision_flops": np.full(count, 8_000_000_000_000),
+            "full_text_flops": np.full(count, 10_000_000_000_000),
         },
         schemas.MANIFEST,
         count,
@@ -164,6 +170,7 @@ def events(
     starved: float = 0.3,
     run_id: str = RUN_ID,
     start: datetime = START,
+    estimate: dict | None = None,
 ) -> str:
     """Text of an event log; `outcome` None: the driver was killed. Four decode workers keep one engine waiting."""
 
@@ -175,7 +182,7 @@ def events(
     versions = {"luvc": "0.1.0", "ray": "2.60.0", "torch": "2.13.0"}
     lines = [
         line(0, "run_started", name="demo", planned=planned, done=0, failed=0, pending=planned, versions=versions,
-             machine=machine, config_hash="9f31c0aa")
+             machine=machine, config_hash="9f31c0aa", estimate=estimate)
     ]  # fmt: skip
     beats = int(wall_s // beat_s)
     for beat in range(1, beats + 1):
@@ -246,3 +253,29 @@ def demo(folder: Path, units: int = 120, failed: int = 7, pending: int = 0, prom
     outcome = "interrupted" if pending else "some_failed" if failed else "done"
     log = events(units, len(good), failed, outcome=outcome)
     return write(folder, plan, results(plan, good), failures(plan, bad), log)
+
+
+def nights(folder: Path, count: int = 9, units: int = 120, quality: bool = True) -> str:
+    """Several nights of one output, each with its report; the last one has everything the page can show."""
+    plan = manifest(units * count, {"caption": "Describe this video."}, samples=40)
+    for index in range(count):
+        run_id = f"202603{4 + index:02d}-010000-{index:04x}"
+        first, failed = index * units, 7 if index == count - 1 else index % 4
+        wall_s = 600.0 * (1 + 0.35 * ((index * 5) % 4) / 4)
+        good = np.arange(first, first + units - failed)
+        bad = np.arange(first + units - failed, first + units)
+        start = START + timedelta(days=index)
+        expected = {"based_on": "before", "based_on_units": units, "units": units, "wall_s": 690.0, "usd": 0.61,
+                    "per_video_hour_usd": 0.6}  # fmt: skip
+        log = events((index + 1) * units, len(good), failed, wall_s, "some_failed" if failed else "done",
+                     run_id=run_id, start=start, estimate=expected if index else None)  # fmt: skip
+        rows = results(plan, good, run_id, wall_s)
+        moved = pc.add(rows["finished_at"], pa.scalar(timedelta(days=index)))
+        rows = rows.set_column(rows.schema.names.index("finished_at"), "finished_at", moved).cast(schemas.RESULTS)
+        config = CONFIG | {"prices": {"preset": "aws-g5", "gpu_hour_usd": 1.006, "cpu_hour_usd": 0.0}}
+        write(folder, plan.slice(0, (index + 1) * units), rows, failures(plan, bad, run_id), log, config, run_id)
+        if quality and index == count - 1:
+            text = '{"units": 50, "agreement": 0.62, "similarity": 0.913}'
+            (folder / "runs" / run_id / "quality.json").write_text(text, encoding="utf-8")
+        build_report(str(folder), run_id=run_id)
+    return str(folder)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pytest
 
 from pipeline import schemas
-from pipeline.report import InvariantError, Metrics
+from pipeline.report import InvariantError, Metrics, counts, tokens
 from pipeline.report import metrics as figures
 from pipeline.report.runlog import RunLog, parse
 from tests.pipeline.report import outputs
@@ -126,9 +126,9 @@ def test_ladder_and_layers() -> None:
 
 
 def test_layers_of_different_depth_and_units_without_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "LAYER_SLICE", 2)
+    monkeypatch.setattr(tokens, "LAYER_SLICE", 2)
     column = pa.chunked_array([pa.array([[10, 0], None, [20, 10, 3], [], [0]], pa.list_(pa.int32()))])
-    layers, units = figures._layers(column)
+    layers, units = tokens.layers(column)
     assert layers.tolist() == [10, 5, 3]
     np.testing.assert_allclose(units, [5, np.nan, 11, np.nan, 0])
 
@@ -172,7 +172,7 @@ def test_failures_by_stage_and_cause() -> None:
     storage = next(cause for cause in found if cause.error_class == "StorageError")
     assert storage.retryable == storage.units
     assert storage.hint
-    assert all(len(cause.examples) <= figures.EXAMPLES for cause in found)
+    assert all(len(cause.examples) <= counts.EXAMPLES for cause in found)
 
 
 def test_lengths_and_finish_reasons() -> None:
