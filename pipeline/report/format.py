@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from urllib.parse import quote
 
 MISSING = "–"
 _THIN = "\u202f"
@@ -122,6 +123,16 @@ def span(start_s: float | None, end_s: float | None) -> str:
     if start_s is None and end_s is None:
         return ""
     return f"{clock(start_s or 0.0)}–{clock(end_s) or 'end'}"
+
+
+def link(uri: str) -> str:
+    """Where a browser finds a video: web addresses and files of this machine; empty for all others.
+
+    A list of what is allowed, since a uri comes from outside: anything else may be a script.
+    """
+    if uri.startswith(("https://", "http://")):
+        return uri
+    return "file://" + quote(uri) if uri.startswith("/") else ""
 
 
 def _three(value: float) -> str:

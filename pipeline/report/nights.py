@@ -60,7 +60,7 @@ def estimate_line(metrics: Metrics) -> str | None:
     )
     if expected.wall_error is None:
         return f"{line} The run did not do all of that, so the two cannot be compared."
-    line += f" It took {_off(expected.wall_error, 'longer', 'shorter')}"
+    line += f" It took {_off(expected.wall_error, 'more time', 'less time')}"
     if expected.usd_error is not None and metrics.run_cost:
         line += f" and cost {_off(expected.usd_error, 'more', 'less')}"
     return f"{line}."

@@ -32,7 +32,10 @@ LADDER_NAMES = {
     "merged": ("After merging", "into the language model"),
     "layers": ("After pruning", "mean over its layers"),
 }
-FILTERS = ("number", "short", "rate", "percent", "seconds", "duration", "hours", "usd", "moment", "day", "span", "tick")
+FILTERS = (
+    *("number", "short", "rate", "percent", "seconds", "duration", "hours", "usd"),
+    *("moment", "day", "span", "tick", "link"),
+)
 #: Colour of the headline's mark, by how things stand.
 MOODS = {"done": "ok", "some_failed": "warn", "interrupted": "warn", "unfinished": "warn", "aborted": "bad"}
 
@@ -170,7 +173,7 @@ def _timeline(metrics: Metrics) -> list[tuple[str, Any, str]]:
         title = STAGE_NAMES.get(name, name)
         workers = "decoders" if name == "video_decode" else "engines"
         titles = [f"{title}: {format.rate(value)} {workers}" for value in values]
-        strips.append((title, charts.strip(values, titles, widths, top, css), f"{format.rate(max(values))} {workers}"))
+        strips.append((title, charts.strip(values, titles, widths, top, css), format.rate(max(values))))
     return strips
 
 

@@ -104,6 +104,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report.html"
 
 
+@pytest.fixture(scope="module")
+def report_with_a_past(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with history, estimate, quality and cost without compression."""
+    return Path(outputs.nights(tmp_path_factory.mktemp("nights"), count=9), "report.html")
+
+
 def console(log: str) -> list[str]:
     return [line for line in log.splitlines() if "CONSOLE" in line]
 
@@ -119,6 +125,14 @@ def test_no_error_no_request_and_text_stays_text(browser: Browser, report: Path)
     assert "<title>demo: 170 of 200 clips done" in dom
 
 
+def test_a_page_with_a_past_is_as_quiet(browser: Browser, report_with_a_past: Path) -> None:
+    browser.requests.clear()
+    dom, log = browser.open(report_with_a_past, "--dump-dom")
+    assert console(log) == []
+    assert [request for request in browser.requests if "test" in request] == []
+    assert "Compared with earlier runs" in Page.of(dom).text
+
+
 def test_the_recorder_and_the_console_would_notice(browser: Browser, tmp_path: Path) -> None:
     control = tmp_path / "control.html"
     control.write_text('<img src="http://outside.test/x.png"><script>console.error("noticed")</script>')
@@ -129,7 +143,11 @@ def test_the_recorder_and_the_console_would_notice(browser: Browser, tmp_path: P
 
 
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1280, False), (1280, True)])
-def test_layout(browser: Browser, report: Path, tmp_path: Path, width: int, dark: bool) -> None:
+@pytest.mark.parametrize("name", ["report", "report_with_a_past"])
+def test_layout(
+    browser: Browser, request: pytest.FixtureRequest, name: str, tmp_path: Path, width: int, dark: bool
+) -> None:
+    report: Path = request.getfixturevalue(name)
     copy = POLICY.sub("", report.read_text(encoding="utf-8")).replace("<details>", "<details open>")
     framed = html.escape(copy.replace("</body>", PROBE))
     frame = tmp_path / "frame.html"

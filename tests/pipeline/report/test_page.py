@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.report import build_report, charts
+from pipeline.report import build_report, charts, format
 from pipeline.report.charts import Part
 from pipeline.report.samples import choose, samples
 from tests.pipeline.report import outputs
@@ -44,8 +44,11 @@ def test_captions_messages_and_prompts_stay_text(page: Page) -> None:
 
 def test_nothing_is_fetched_and_nothing_runs(page: Page) -> None:
     for tag, attributes in page.tags:
-        assert tag not in {"script", "link", "iframe", "object", "embed", "form", "base", "a"}
-        assert not [name for name in attributes if name.startswith("on") or name in {"href", "srcset", "action"}]
+        assert tag not in {"script", "link", "iframe", "object", "embed", "form", "base"}
+        assert not [name for name in attributes if name.startswith("on") or name in {"srcset", "action"}]
+        if "href" in attributes:
+            assert tag == "a"
+            assert re.match(r"#\w+$|https?://|file:///", attributes["href"])
         if "src" in attributes:
             assert re.fullmatch(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+", attributes["src"])
         assert "url(" not in attributes.get("style", "")
@@ -71,6 +74,58 @@ def test_the_page_says_what_matters(page: Page) -> None:
         "gpu_hour_usd: 2.5",
     ):
         assert said in page.text, said
+
+
+@pytest.mark.parametrize(
+    ("uri", "href"),
+    [
+        ("https://videos.test/a.mp4?b=1&c", "https://videos.test/a.mp4?b=1&c"),
+        ("/data/a b#1.mp4", "file:///data/a%20b%231.mp4"),
+        ("s3://corpus/a.mp4", ""),
+        ("javascript:alert(1)", ""),
+        ("JavaScript:alert(1)//https://", ""),
+        ("data:text/html,x", ""),
+        (" https://x", ""),
+    ],
+)
+def test_only_what_a_browser_can_open_safely_is_a_link(uri: str, href: str) -> None:
+    assert format.link(uri) == href
+
+
+def test_failed_videos_are_linked_and_their_names_stay_text(tmp_path: Path) -> None:
+    uris = ["/data/<b>.mp4", 'https://videos.test/"onclick=alert(1)', "javascript:alert(1)"]
+    plan = outputs.manifest(3, PROMPT, uris=uris)
+    log = outputs.events(3, 0, 3)
+    page = built(outputs.write(tmp_path, plan, None, outputs.failures(plan, np.arange(3)), log))
+    assert page.problems == []
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    assert sorted(links) == ["#failures", "file:///data/%3Cb%3E.mp4", 'https://videos.test/"onclick=alert(1)']
+    assert all(uri in page.text for uri in uris)
+
+
+def test_a_page_with_a_past(tmp_path: Path) -> None:
+    page = built(outputs.nights(tmp_path, count=9))
+    assert page.problems == []
+    for said in (
+        "Since the run before (2026-03-11 01:00 UTC): 22 % faster",
+        "2 earlier runs in the curves only.",
+        "This run without compression (estimated)",
+        "3.50 times as long; estimated from the FLOPs of the plan",
+        "Expected before it began: 11 min 30 s and $0.61 for 120 clips",
+        "It took 13 % less time and cost 73 % less.",
+        "At list prices of g5.xlarge (A10G)",
+        "Answers of 50 clips beside those of the same model without compression.",
+    ):
+        assert said in page.text, said
+    assert page.count("polyline") >= 3
+
+
+def test_sparks_leave_gaps_and_end_in_a_dot() -> None:
+    svg = charts.spark([1.0, None, 2.0, 4.0], ["a", "b", "<c>", "d"])
+    assert svg.count('class="spark"') == 2
+    assert 'd="M1000.00,8.00h0"' in svg
+    assert "&lt;c&gt;" in svg
+    assert "polyline" not in charts.spark([None, None], ["a", "b"])
 
 
 def test_samples_carry_their_pictures(page: Page) -> None:
