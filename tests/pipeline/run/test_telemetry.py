@@ -7,6 +7,7 @@ import re
 import time
 import types
 import urllib.request
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -215,3 +216,12 @@ def test_a_scrape_after_a_run_says_what_its_metrics_json_says(bench, videos):
     assert value("ray_luvc_batch_fill_ratio_count") >= 1
     exported = {series for meter in METERS for series in meter.exported}
     assert {series for series, _ in found} <= exported
+
+
+def test_the_docs_are_the_table():
+    from pipeline.run import meter_docs
+
+    command = "python -m pipeline.run.meter_docs > docs/metrics.md"
+    page = Path(__file__).parents[3] / "docs" / "metrics.md"
+    assert page.read_text(encoding="utf-8") == meter_docs.document(), f"run: {command}"
+    assert all(f"| `{meter.name}` |" in meter_docs.document() for meter in METERS)
