@@ -23,6 +23,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from luvc.errors import ConfigError, LuvcError
 from pipeline.errors import OutputError, PermissionDenied, SourceMissing, StorageError
+from pipeline.requests import CountedBlocks, count
 
 T = TypeVar("T")
 Options = Mapping[str, Any]
@@ -30,6 +31,8 @@ Options = Mapping[str, Any]
 #: Reads of video files: blocks of this size, the most recently used of them kept.
 BLOCK_BYTES = 1024**2
 _BLOCKS_KEPT = 16
+#: Names that an object store returns in one answer.
+LISTED_AT_ONCE = 1000
 
 _TRANSIENT_ERRNO = {
     errno.EBUSY,
@@ -117,6 +120,7 @@ def list_files(url: str, options: Options | None = None, recursive: bool = True)
         listed = retry(found)
     except FileNotFoundError:
         return []
+    _counted(fs, writes=max(1, -(-len(listed) // LISTED_AT_ONCE)))
     root = "" if is_glob(path) else path.rstrip("/")
     return [
         _info(fs, name, entry)
@@ -136,6 +140,7 @@ def stat(url: str, options: Options | None = None) -> FileInfo:
         entry = retry(lambda: fs.info(path))
     except Exception as error:
         raise read_error(url, error) from error
+    _counted(fs, reads=1)
     if entry["type"] != "file":
         raise SourceMissing(f"{url}: is a directory, not a file")
     return _info(fs, path, entry)
@@ -150,11 +155,16 @@ def open_read(url: str, options: Options | None = None, block_bytes: int = BLOCK
     fs, path = filesystem(url, options)
     cache: dict[str, Any] = {}
     if not isinstance(fs, LocalFileSystem):
-        cache = {"block_size": block_bytes, "cache_type": "blockcache", "cache_options": {"maxblocks": _BLOCKS_KEPT}}
+        cache = {
+            "block_size": block_bytes,
+            "cache_type": CountedBlocks.name,
+            "cache_options": {"maxblocks": _BLOCKS_KEPT},
+        }
     try:
         opened: IO[bytes] = retry(lambda: fs.open(path, "rb", **cache))
     except Exception as error:
         raise read_error(url, error) from error
+    _counted(fs, reads=1)
     return opened
 
 
@@ -162,9 +172,11 @@ def read_bytes(url: str, options: Options | None = None) -> bytes:
     """A whole file. Raises as `stat` does."""
     fs, path = filesystem(url, options)
     try:
-        return bytes(retry(lambda: fs.cat_file(path)))
+        data = bytes(retry(lambda: fs.cat_file(path)))
     except Exception as error:
         raise read_error(url, error) from error
+    _counted(fs, reads=2)  # fsspec asks for the size first
+    return data
 
 
 def write_atomic(url: str, data: bytes, options: Options | None = None) -> None:
@@ -182,6 +194,7 @@ def write_atomic(url: str, data: bytes, options: Options | None = None) -> None:
             _write_local(Path(path), data)
         else:
             retry(lambda: fs.pipe_file(path, data))
+            _counted(fs, writes=1)
     except Exception as error:
         raise write_error(url, error) from error
 
@@ -264,6 +277,11 @@ def write_error(url: str, error: BaseException) -> LuvcError:
 def is_glob(path: str) -> bool:
     """Whether a path holds wildcards."""
     return any(character in path for character in "*?[")
+
+
+def _counted(fs: Any, writes: int = 0, reads: int = 0) -> None:
+    if not isinstance(fs, LocalFileSystem):
+        count(writes, reads)
 
 
 def _info(fs: Any, path: str, entry: Mapping[str, Any]) -> FileInfo:

@@ -44,6 +44,7 @@ class DecodedClip:
         frames_decoded: frames that are here; always as many, so that planned tokens are the real ones.
         frames_corrupt: of these, frames that could not be decoded and are copies of their nearest neighbour.
         seconds: time spent fetching, decoding and resizing.
+        storage_reads: requests to the store it took.
     """
 
     frames: np.ndarray
@@ -52,3 +53,4 @@ class DecodedClip:
     frames_decoded: int
     frames_corrupt: int
     seconds: float
+    storage_reads: int = 0

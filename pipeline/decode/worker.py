@@ -28,6 +28,7 @@ import numpy as np
 from luvc.errors import LuvcError
 from pipeline.decode.protocol import DecodedClip, DecodeSettings
 from pipeline.errors import DecodeError, DecodeMemory
+from pipeline.requests import requests
 
 HEADER = struct.Struct("<I")
 #: Past its deadline the parent kills the worker. If the parent is gone, the worker ends itself this much later.
@@ -62,6 +63,7 @@ def main() -> None:
 def _serve(request: dict[str, Any], settings: DecodeSettings) -> tuple[dict[str, Any], DecodedClip | None]:
     unit = request["unit"]
     reply: dict[str, Any] = {"unit_id": unit.get("unit_id")}
+    before = requests()
     try:
         clip: DecodedClip = load(request["decoder"])(unit, settings, request["options"])
     except LuvcError as error:
@@ -73,7 +75,9 @@ def _serve(request: dict[str, Any], settings: DecodeSettings) -> tuple[dict[str,
     except Exception as error:  # noqa: BLE001 - reported, not swallowed
         return {**reply, "error": DecodeError(f"{unit['uri']}: {type(error).__name__}: {error}")}, None
     shape = clip.frames.shape
-    return {**reply, "shape": shape, "clip": replace(clip, frames=np.empty((0, *shape[1:]), np.uint8))}, clip
+    reads = requests().since(before).reads
+    bare = replace(clip, frames=np.empty((0, *shape[1:]), np.uint8), storage_reads=reads)
+    return {**reply, "shape": shape, "clip": bare}, clip
 
 
 def load(name: str) -> Callable[..., DecodedClip]:

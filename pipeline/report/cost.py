@@ -9,10 +9,12 @@ HOUR_S = 3600.0
 
 @dataclass(frozen=True)
 class Prices:
-    """US dollars per hour of one GPU and of one CPU core; None = not set."""
+    """US dollars per hour of one GPU and of one CPU core, and per thousand requests to a store; None = not set."""
 
     gpu_hour_usd: float | None = None
     cpu_hour_usd: float | None = None
+    storage_writes_1000_usd: float | None = None
+    storage_reads_1000_usd: float | None = None
 
     @property
     def known(self) -> bool:
@@ -21,11 +23,16 @@ class Prices:
 
 @dataclass(frozen=True)
 class Rented:
-    """Devices held for `wall_s` seconds, busy or not: that is what is paid for; `gpus` None = not recorded."""
+    """Devices held for `wall_s` seconds, busy or not: that is what is paid for; `gpus` None = not recorded.
+
+    Beside them, requests to object stores: writes are PUT and LIST, reads are GET and HEAD.
+    """
 
     wall_s: float
     gpus: float | None
     cpus: float
+    storage_writes: int = 0
+    storage_reads: int = 0
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,8 @@ class Cost:
         per_video_hour_usd: per hour of video that was finished.
         per_1000_captions_usd: per thousand answers.
         gpu_hours, cpu_hours: device hours that were paid for; None when the number of GPUs was not recorded.
+        storage_usd: the part of it for requests to object stores.
+        storage_writes, storage_reads: these requests, PUT and LIST, and GET and HEAD.
     """
 
     usd: float | None
@@ -44,6 +53,9 @@ class Cost:
     per_1000_captions_usd: float | None
     gpu_hours: float | None
     cpu_hours: float
+    storage_usd: float
+    storage_writes: int
+    storage_reads: int
 
 
 def price(rented: Rented, prices: Prices) -> float | None:
@@ -54,7 +66,15 @@ def price(rented: Rented, prices: Prices) -> float | None:
     if not prices.known or (rented.gpus is None and prices.gpu_hour_usd):
         return None
     hourly = (rented.gpus or 0.0) * (prices.gpu_hour_usd or 0.0) + rented.cpus * (prices.cpu_hour_usd or 0.0)
-    return rented.wall_s / HOUR_S * hourly
+    return rented.wall_s / HOUR_S * hourly + storage_price(rented, prices)
+
+
+def storage_price(rented: Rented, prices: Prices) -> float:
+    """Dollars for requests; a price that is not set counts as zero."""
+    return (
+        rented.storage_writes * (prices.storage_writes_1000_usd or 0.0)
+        + rented.storage_reads * (prices.storage_reads_1000_usd or 0.0)
+    ) / 1000
 
 
 def cost(bills: list[tuple[Rented, Prices]], video_s: float, answers: int) -> Cost:
@@ -72,6 +92,9 @@ def cost(bills: list[tuple[Rented, Prices]], video_s: float, answers: int) -> Co
             [None if rented.gpus is None else rented.wall_s / HOUR_S * rented.gpus for rented, _ in bills]
         ),
         cpu_hours=sum(rented.wall_s * rented.cpus for rented, _ in bills) / HOUR_S,
+        storage_usd=sum(storage_price(rented, prices) for rented, prices in bills),
+        storage_writes=sum(rented.storage_writes for rented, _ in bills),
+        storage_reads=sum(rented.storage_reads for rented, _ in bills),
     )
 
 

@@ -7,7 +7,7 @@ are accounted for; a machine, model or compression that was never run is not gue
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from pipeline.report.cost import HOUR_S, Prices, Rented, price
@@ -196,7 +196,7 @@ def uncompressed(
             base.text_s, done.full_text_tflop, base.done.text_tflop
         )
     wall_s = rented.wall_s + max(0.0, full_s - rates.engine_s - rates.starved_s) / rates.actors
-    usd, own_usd = price(Rented(wall_s, rented.gpus, rented.cpus), prices), price(rented, prices)
+    usd, own_usd = price(replace(rented, wall_s=wall_s), prices), price(rented, prices)
     return Uncompressed(
         method="flops" if measured is None else "measured",
         measured_in=None if measured is None else measured[0],

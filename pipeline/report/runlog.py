@@ -35,6 +35,8 @@ class Heartbeat:
     failed: int
     left: int
     stages: Mapping[str, StageWork]
+    storage_writes: int = 0
+    storage_reads: int = 0
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,16 @@ def _heartbeat(at: datetime, event: dict[str, Any]) -> Heartbeat:
         stages[name] = StageWork(
             _seconds(work.get("busy_s")), _seconds(work.get("starved_s")), None if units is None else int(units)
         )
-    return Heartbeat(at, _count(event.get("done")), _count(event.get("failed")), _count(event.get("left")), stages)
+    requests = _mapping(event.get("storage"))
+    return Heartbeat(
+        at,
+        _count(event.get("done")),
+        _count(event.get("failed")),
+        _count(event.get("left")),
+        stages,
+        _count(requests.get("writes")),
+        _count(requests.get("reads")),
+    )
 
 
 def _time(text: Any) -> datetime | None:

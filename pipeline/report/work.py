@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -162,13 +162,15 @@ def rented(run: RunLog) -> Rented:
         wall_s=run.wall_s,
         gpus=asked_gpus if gpus is None else float(gpus),
         cpus=asked_cpus if cpus is None else float(cpus),
+        storage_writes=run.heartbeats[-1].storage_writes if run.heartbeats else 0,
+        storage_reads=run.heartbeats[-1].storage_reads if run.heartbeats else 0,
     )
 
 
 def prices(run: RunLog) -> Prices:
     """Prices of the run's configuration."""
     given = run.config.get("prices") or {}
-    return Prices(given.get("gpu_hour_usd"), given.get("cpu_hour_usd"))
+    return Prices(**{field.name: given.get(field.name) for field in fields(Prices)})
 
 
 def intervals(work: Work) -> list[timeline.Interval]:

@@ -22,6 +22,7 @@ from luvc.errors import LuvcError
 from pipeline.config import RunConfig
 from pipeline.errors import OutputError
 from pipeline.forecast import forecast
+from pipeline.requests import Requests, requests
 from pipeline.run import cluster, surroundings
 from pipeline.run.folder import Folder
 from pipeline.run.lease import Lease
@@ -87,7 +88,7 @@ def run(
     """
     run_id = new_run_id()
     surroundings.check_output_is_kept(config.output.path)
-    folder = Folder.of(config)
+    folder, asked = Folder.of(config), requests()
     with ExitStack() as stack:
         stack.enter_context(folder.writable())
         lease = Lease(folder, run_id, say)
@@ -105,13 +106,13 @@ def run(
         units = _work(manifest, ledger, retry_failed)
         with cluster.connected(config, verbose):
             if 0 < calibrate < units.num_rows:
-                first = _Job(config, run_id, folder, lease, ledger, spread(units, calibrate), say).execute()
+                first = _Job(config, run_id, folder, lease, ledger, spread(units, calibrate), say, asked).execute()
                 if first.outcome not in ("done", "some_failed"):
                     return first
                 tried = pc.is_in(units["unit_id"], value_set=spread(units, calibrate)["unit_id"].combine_chunks())
                 ledger = read_ledger(folder, manifest["unit_id"])
-                units, run_id = units.filter(pc.invert(tried)), new_run_id()
-            return _Job(config, run_id, folder, lease, ledger, units, say).execute()
+                units, run_id, asked = units.filter(pc.invert(tried)), new_run_id(), requests()
+            return _Job(config, run_id, folder, lease, ledger, units, say, asked).execute()
 
 
 def _work(manifest: pa.Table, ledger: Ledger, retry_failed: Retry) -> pa.Table:
@@ -181,6 +182,7 @@ class _Job:
         ledger: Ledger,
         units: pa.Table,
         say: Callable[[str], None],
+        requests_before: Requests | None = None,
     ) -> None:
         self._config = config
         self._run_id = run_id
@@ -193,6 +195,7 @@ class _Job:
         self._tally = Tally(units.num_rows, self._counts["done"], self._counts["failed"] - retried)
         self._telemetry = RunTelemetry(RayRecord(config.name), self._counts["planned"])
         self._events = folder.event_log(run_id)
+        self._requests_before = requests_before or requests()
         self._sink = Sink(self._writer("results"), self._writer("failures"), self._wrote)
         self._started = time.monotonic()
 
@@ -270,7 +273,9 @@ class _Job:
             self._events.append("unit_failed", **row)
 
     def _beat(self) -> dict[str, Any]:
-        beat = self._tally.heartbeat()
+        asked = requests().since(self._requests_before)
+        made = {"writes": asked.writes, "reads": asked.reads + self._tally.storage_reads}
+        beat = self._tally.heartbeat() | {"storage": made}
         self._events.append("heartbeat", **beat)
         self._telemetry.beat(beat)
         return beat

@@ -34,6 +34,7 @@ PAYLOAD = pa.schema(
         ("frames_decoded", pa.int32()),
         ("frames_corrupt", pa.int32()),
         ("video_decode_s", pa.float64()),
+        ("storage_reads", pa.int32()),
         ("thumbnail", pa.binary()),
         ("failure", FAILURE),
     ]
@@ -49,6 +50,7 @@ OUTCOME = pa.schema(
         ("results", pa.list_(RESULT)),
         ("failure", FAILURE),
         ("video_decode_s", pa.float64()),
+        ("storage_reads", pa.int32()),
         ("worker", pa.string()),
         ("busy_s", pa.float64()),
         ("starved_s", pa.float64()),

@@ -57,6 +57,7 @@ class Tally:
         self._busy_s: dict[str, float] = dict.fromkeys(("video_decode", *ENGINE_STAGES, "sink"), 0.0)
         self._units: dict[str, int] = dict.fromkeys(self._busy_s, 0)
         self._starved_s: dict[str, float] = {}
+        self.storage_reads = 0
 
     def add(self, outcomes: pa.Table, results: pa.Table, failures: pa.Table) -> None:
         """Count finished units: their outcomes, and the rows these hold."""
@@ -64,6 +65,7 @@ class Tally:
         self.done += outcomes.num_rows - failures.num_rows
         self._recent.append((self._clock(), self.done + self.failed))
         self._busy_s["video_decode"] += _sum(outcomes["video_decode_s"])
+        self.storage_reads += int(_sum(outcomes["storage_reads"]))
         self._units["video_decode"] += outcomes.num_rows
         for stage, column in ENGINE_STAGES.items():
             self._busy_s[stage] += _sum(results[column])

@@ -104,6 +104,7 @@ class DecodeStage:
             "frames_decoded": clip.frames_decoded,
             "frames_corrupt": clip.frames_corrupt,
             "thumbnail": thumbnail,
+            "storage_reads": clip.storage_reads,
             "video_decode_s": time.perf_counter() - started,
         }
         return decoded_row(row, payload, clip.frames)
@@ -151,6 +152,7 @@ class AnswerStage:
         times = self._loop.times
         return ended | {
             "video_decode_s": unit["video_decode_s"],
+            "storage_reads": unit["storage_reads"],
             "worker": self._worker,
             "busy_s": times.busy_s,
             "starved_s": times.starved_s,

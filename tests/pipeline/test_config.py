@@ -14,7 +14,7 @@ import yaml
 
 from luvc.compression import Merge
 from luvc.errors import ConfigError
-from pipeline.config import RunConfig, load_config
+from pipeline.config import RunConfig, load_config, parse_config
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = {"inputs": [{"path": "in"}], "output": {"path": "out"}}
@@ -257,3 +257,20 @@ def test_vllm_takes_options(tmp_path: Path) -> None:
 )
 def test_what_vllm_cannot_do_is_a_mistake(tmp_path: Path, values: dict[str, Any], message: str) -> None:
     assert re.search(message, mistake(tmp_path, **values))
+
+
+def test_a_preset_fills_in_what_is_not_set(tmp_path):
+    def prices(**given):
+        return parse_config({"inputs": [{"path": str(tmp_path)}], "output": {"path": "out"}, "prices": given}).prices
+
+    listed = prices(preset="aws-p5")
+    assert listed.gpu_hour_usd == pytest.approx(6.88)
+    assert listed.cpu_hour_usd == 0.0
+    assert listed.storage_writes_1000_usd == 0.005
+    own = prices(preset="aws-p5", gpu_hour_usd=2.5, cpu_hour_usd=None)
+    assert (own.gpu_hour_usd, own.cpu_hour_usd) == (2.5, 0.0)
+    assert prices(preset="aws-m7g").cpu_hour_usd == pytest.approx(0.0408)
+    assert prices().gpu_hour_usd is None
+    with pytest.raises(ConfigError, match=r"aws-p55.*aws-g5") as caught:
+        prices(preset="aws-p55")
+    assert "prices" in str(caught.value)

@@ -10,10 +10,12 @@ from typing import Any
 
 import fsspec
 import pytest
+import s3fs
 
 from luvc.errors import ConfigError
 from pipeline import storage
 from pipeline.errors import OutputError, PermissionDenied, SourceMissing, StorageError
+from pipeline.requests import requests
 from pipeline.storage import (
     check_writable,
     is_transient,
@@ -254,3 +256,36 @@ def test_a_store_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ConfigError, match="Install s3fs") as caught:
         list_files("s3://bucket")
     assert "pip install" in caught.value.hint
+
+
+def test_requests_are_counted_as_the_store_sees_them(s3, monkeypatch, tmp_path):
+    """Against a list of the calls that really went to S3."""
+    seen = []
+    call = s3fs.S3FileSystem._call_s3
+
+    async def spy(self, method, *args, **kwargs):
+        seen.append(method if isinstance(method, str) else method.__name__)
+        return await call(self, method, *args, **kwargs)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", spy)
+    before = requests()
+    url = f"{s3['url']}/folder/a.bin"
+    storage.write_atomic(url, b"x" * 3_000_000, s3["storage"])
+    storage.list_files(f"{s3['url']}/folder", s3["storage"])
+    storage.stat(url, s3["storage"])
+    storage.read_bytes(url, s3["storage"])
+    with storage.open_read(url, s3["storage"]) as file:
+        file.seek(2_500_000)
+        file.read(10)
+        file.seek(0)
+        file.read(10)
+        file.read(10)
+    made = requests().since(before)
+    listed = [name for name in seen if name.startswith("list") or name == "_iterdir"]
+    assert made.writes == seen.count("put_object") + 1
+    assert made.reads == seen.count("get_object") + seen.count("head_object") == 6
+    assert len(listed) <= 1
+
+    storage.write_atomic(str(tmp_path / "b.bin"), b"x")
+    storage.read_bytes(str(tmp_path / "b.bin"))
+    assert requests().since(before) == made

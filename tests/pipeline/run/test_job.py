@@ -9,15 +9,18 @@ import shutil
 import signal
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 import luvc
 from luvc.errors import ConfigError, ModelError
 from pipeline import storage
 from pipeline.errors import OutputError
+from pipeline.forecast import forecast
+from pipeline.plan import plan
 from pipeline.run import folder as folders
 from pipeline.run.feed import PipelineFailed
-from pipeline.run.job import RunAborted, every, new_run_id, run
+from pipeline.run.job import RunAborted, every, new_run_id, run, spread
 from pipeline.run.lease import Lease, OutputBusy
 from pipeline.run.progress import NoProgress
 from pipeline.run.surroundings import stop_on_signal
@@ -197,6 +200,50 @@ def test_a_full_disk_stops_the_run_and_the_next_one_continues(bench, videos, mon
     bench.assert_each_unit_once()
 
 
+def test_a_calibration_slice_then_the_rest_with_an_estimate(bench, videos, capsys):
+    """The first night is unknown, some units first say what the others take, and the next plan knows from history."""
+    prices = {"gpu_hour_usd": 1.0, "cpu_hour_usd": 0.1}
+    config = bench.config(videos, "[fake:latency=0.2]", prices=prices)
+    said = []
+    assert forecast(config, plan(config).table).estimate is None
+    ended = run(config, calibrate=3, say=said.append)
+    assert (ended.outcome, ended.done, ended.pending) == ("done", 8, 0)
+    bench.assert_each_unit_once()
+
+    first, second = bench.events("run_started")
+    assert (first["work"], first["estimate"]) == (3, None)
+    assert (second["work"], second["done"]) == (5, 3)
+    assert second["estimate"]["based_on"] == first["run_id"]
+    assert (second["estimate"]["based_on_units"], second["estimate"]["units"]) == (3, 5)
+    lines = [line for line in said if line.startswith("estimate")]
+    assert "unknown: no calibration" in lines[0]
+    assert f"from 3 units of run {first['run_id']}" in lines[1]
+
+    metrics = json.loads((bench.output / "metrics.json").read_text())
+    expected = metrics["estimate"]
+    assert expected["wall_s"] == second["estimate"]["wall_s"]
+    assert expected["wall_error"] == pytest.approx(metrics["run"]["wall_s"] / expected["wall_s"] - 1)
+    assert expected["usd_error"] == pytest.approx(metrics["run_cost"]["usd"] / expected["usd"] - 1)
+    assert [night["run_id"] for night in metrics["history"]] == [first["run_id"]]
+    assert metrics["changes"].startswith("Since the run before")
+    assert "Expected before it began" in (bench.output / "report.html").read_text()
+
+    again = bench.config(videos, "Another question, so everything is new.", prices=prices)
+    found = forecast(again, plan(again).table)
+    assert found.estimate.based_on == second["run_id"]
+    assert found.estimate.units == 8
+    assert found.estimate.usd > 0
+    other = bench.config(videos, "Another", compression="fast")
+    assert "no calibration" in str(forecast(other, plan(other).table))
+
+
+def test_a_spread_slice_has_the_size_asked_for():
+    units = pa.table({"unit_id": [str(i) for i in range(10)]})
+    for count in range(1, 10):
+        taken = spread(units, count)["unit_id"].to_pylist()
+        assert len(taken) == count == len(set(taken))
+
+
 def test_from_s3_to_s3(bench, videos, s3):
     for path in sorted(videos.iterdir())[:3]:
         s3["client"].upload_file(str(path), s3["bucket"], f"in/{path.name}")
@@ -207,6 +254,10 @@ def test_from_s3_to_s3(bench, videos, s3):
     )
     ended = run(config, say=quiet)
     assert (ended.outcome, ended.done, ended.failed) == ("some_failed", 3, 1)
+    # Four headers and three videos, each opened and read; part files, manifest, log, lease and so on are written.
+    cost = json.loads(s3["client"].get_object(Bucket=s3["bucket"], Key="out/metrics.json")["Body"].read())["run_cost"]
+    assert cost["storage_reads"] >= 2 * 7 - 1
+    assert cost["storage_writes"] >= 5
     keys = [item["Key"] for item in s3["client"].list_objects_v2(Bucket=s3["bucket"], Prefix="out/")["Contents"]]
     assert {key.split("/")[1] for key in keys} == {
         *("manifest", "results", "failures", "runs", "metrics", "report.html", "metrics.json")

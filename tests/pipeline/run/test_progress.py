@@ -14,7 +14,9 @@ from tests.pipeline.run.test_sink import Clock, outcome
 
 def finish(tally, *units, worker="w", starved_s=1.0):
     rows = [
-        outcome(f"u{i}", prompts) | {"video_decode_s": 0.25, "worker": worker, "busy_s": 2.0, "starved_s": starved_s}
+        outcome(f"u{i}", prompts)
+        | {"video_decode_s": 0.25, "storage_reads": 3}
+        | {"worker": worker, "busy_s": 2.0, "starved_s": starved_s}
         for i, prompts in enumerate(units)
     ]
     table = outcomes(rows)
