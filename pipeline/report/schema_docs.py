@@ -125,13 +125,13 @@ The figures of the report. Keys are stable within a `version`; a figure that is 
 EVENTS = """\
 ## `events.jsonl`
 
-Every line has `t` (UTC, ISO 8601), `event` and `run_id`. A killed run may end in
+Every line has `t` (UTC, ISO 8601), `event` and `run_id`; counts of a heartbeat are cumulative. A killed run may end in
 half a line, and has no `run_finished`.
 
 | event | fields |
 |---|---|
 | `run_started` | name, planned, done, failed, pending, versions, machine, config_hash, estimate |
-| `heartbeat` | done, failed, left, videos_per_s, eta_s, stage: busy_s, starved_s, units so far; storage: writes, reads |
+| `heartbeat` | done, failed, left, videos_per_s, eta_s, stage: busy_s, starved_s, units; storage: writes, reads |
 | `part_written` | path, rows, units, bytes |
 | `unit_failed` | unit_id, stage, error_class |
 | `run_finished` | outcome (done, some_failed, interrupted, aborted), done, failed, left, wall_s |

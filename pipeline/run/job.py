@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from luvc.errors import LuvcError
 from pipeline.config import RunConfig
 from pipeline.errors import OutputError
-from pipeline.forecast import forecast
+from pipeline.forecast import Forecast, forecast
 from pipeline.requests import Requests, requests
 from pipeline.run import cluster, surroundings
 from pipeline.run.folder import Folder
@@ -210,7 +210,7 @@ class _Job:
 
     def execute(self) -> RunOutcome:
         self._folder.write(f"runs/{self._run_id}/config.yaml", self._config.dump().encode())
-        expected = forecast(self._config, self._units)
+        expected = self._expected()
         self._events.append(
             "run_started",
             name=self._config.name,
@@ -237,6 +237,12 @@ class _Job:
         finally:
             ended = self._finish(outcome)
         return ended
+
+    def _expected(self) -> Forecast:
+        try:
+            return forecast(self._config, self._units)
+        except Exception as error:  # noqa: BLE001 - whatever it is, a run is worth more than knowing how long it takes
+            return Forecast(None, f"earlier runs cannot be read ({type(error).__name__}: {error})")
 
     def _stream(self) -> None:
         """Everything through the pipeline, or until a signal."""

@@ -173,7 +173,7 @@ def test_a_scrape_after_a_run_says_what_its_metrics_json_says(bench, videos):
     metrics = json.loads((bench.output / "metrics.json").read_text())
 
     node = ray.util.get_node_ip_address()
-    until = time.monotonic() + 40
+    until = time.monotonic() + 120
 
     def value(series, **tags):
         labels = tuple(sorted({"run_name": "scraped", "node": node, **tags}.items()))
