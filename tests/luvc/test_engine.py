@@ -17,6 +17,7 @@ from luvc.engine import Budgets, Engine
 from luvc.errors import ConfigError, OutOfMemory, PromptTooLong, RequestError
 from luvc.methods.candidates import Candidates
 from luvc.methods.select import select
+from luvc.types import EngineLoad
 from tests.luvc import tiny as tiny_internvl
 from tests.luvc import tiny_qwen
 
@@ -237,6 +238,20 @@ def test_several_prompts_share_one_encoding(tiny, monkeypatch):
     (done,) = engine.generate([Request("v", ["One?", "Two?", "Three?"], tiny.clip(4, 3))])
     assert len(done.answers) == 3
     assert len(clips) == 1
+
+
+def test_load_says_what_is_held_and_what_the_last_step_prefilled(tiny):
+    engine = tiny.engine("balanced", budgets=Budgets(prefill_tokens=5000, kv_bytes=1 << 26, max_new_tokens=3))
+    assert engine.load() == EngineLoad(0, 0, 0, 5000, 0, 1 << 26)
+    engine.submit(Request("v", ["One?", "Two?"], tiny.clip(3, 1)))
+    assert engine.load().waiting == 2
+    engine.step()
+    load = engine.load()
+    assert (load.running, load.waiting) == (2, 0)
+    assert load.prefill_tokens == sum(sequence.prefill_tokens for sequence in engine._running)
+    assert 0 < load.kv_bytes == engine.cache.allocated_bytes <= load.kv_limit_bytes
+    engine.step()
+    assert engine.load().prefill_tokens == 0
 
 
 def test_a_stream_is_pulled_only_as_room_allows(tiny):

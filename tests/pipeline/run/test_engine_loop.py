@@ -207,3 +207,19 @@ def test_the_fake_engine_finishes_out_of_order_and_always_says_the_same(loops):
     assert order != sorted(order)
     assert answers == ask(0.0)[0]
     assert len({answer.text for pair in answers for answer in pair}) == 16
+
+
+def test_the_load_of_an_engine_is_told_after_each_step(loops):
+    told = []
+    loop = loops(lambda: FakeEngine(slots=4), after_step=told.append)
+    results([loop.submit(request(name)) for name in "abc"])
+    assert told
+    assert all(0 < load.prefill_tokens <= load.prefill_limit_tokens == 4 for load in told)
+    assert told[-1].running == 0
+
+
+def test_an_engine_that_tells_no_load_is_not_asked(loops):
+    told = []
+    loop = loops(Engine, after_step=told.append)
+    results([loop.submit(request("a"))])
+    assert told == []
