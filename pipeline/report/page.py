@@ -159,7 +159,7 @@ def _throughput(metrics: Metrics) -> dict[str, Any] | None:
 
 
 def _timeline(metrics: Metrics) -> list[tuple[str, Any, str]]:
-    """A row for each stage: how many of its workers were at work, over time. Engine rows share one scale."""
+    """A row for each stage: seconds of work per second, over time. Engine rows share one scale."""
     moments = metrics.timeline
     if len(moments) < 3 or not any(moment.busy for moment in moments):
         return []
@@ -171,8 +171,7 @@ def _timeline(metrics: Metrics) -> list[tuple[str, Any, str]]:
     for name, values, css in rows:
         top = max(values) if name == "video_decode" else engine_top
         title = STAGE_NAMES.get(name, name)
-        workers = "decoders" if name == "video_decode" else "engines"
-        titles = [f"{title}: {format.rate(value)} {workers}" for value in values]
+        titles = [f"{title}: {format.rate(value)} seconds of work per second" for value in values]
         strips.append((title, charts.strip(values, titles, widths, top, css), format.rate(max(values))))
     return strips
 
