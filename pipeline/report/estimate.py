@@ -145,9 +145,12 @@ def estimate(work: Amount, rates: Rates, based_on: str, actors: int, prices: Pri
     ideal_then_s = max(rates.engine_s / rates.actors, rates.video_decode_s / rates.decoders)
     if rates.active_s <= 0 or ideal_then_s <= 0 or not rates.done.units:
         return None
-    engine_s = _scaled(rates.vision_s, work.vision_tflop, rates.done.vision_tflop) + _scaled(
-        rates.text_s, work.text_tflop, rates.done.text_tflop
-    )
+    if rates.done.vision_tflop + rates.done.text_tflop > 0:
+        engine_s = _scaled(rates.vision_s, work.vision_tflop, rates.done.vision_tflop) + _scaled(
+            rates.text_s, work.text_tflop, rates.done.text_tflop
+        )
+    else:  # a model that was not sized
+        engine_s = _scaled(rates.engine_s, work.units, rates.done.units)
     video_decode_s = _scaled(rates.video_decode_s, work.video_s, rates.done.video_s)
     ideal_s = max(engine_s / actors, video_decode_s / (rates.decoders * scale))
     wall_s = rates.start_up_s + ideal_s * rates.active_s / ideal_then_s

@@ -64,6 +64,12 @@ def test_nothing_measured_nothing_estimated(rates):
     assert estimate(DONE, rates, "r1", 1, PRICES) is None
 
 
+def test_a_model_that_was_not_sized_is_scaled_by_units():
+    unsized = replace(RATES, done=replace(DONE, vision_tflop=0, text_tflop=0))
+    work = replace(DONE, units=300, video_s=3600, vision_tflop=0, text_tflop=0)
+    assert estimate(work, unsized, "r1", 1, PRICES).wall_s == pytest.approx(30 + 360)
+
+
 def test_no_prices_still_a_time():
     found = estimate(DONE, RATES, "r1", 1, Prices())
     assert (found.usd, found.per_video_hour_usd) == (None, None)
