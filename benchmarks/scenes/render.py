@@ -145,13 +145,13 @@ def render(
     return np.stack(frames), np.asarray(coverage, np.float32)
 
 
-def write_mp4(path: Path, frames: np.ndarray, fps: int, crf: int = 24) -> None:
+def write_mp4(path: Path, frames: np.ndarray, fps: int, crf: int = 24, preset: str = "slow") -> None:
     """Frames `[frames, height, width, 3]` uint8 as an H.264 file any player opens (yuv420p, even sides)."""
     import av
 
     with av.open(str(path), "w") as container:
         stream = container.add_stream(
-            "libx264", rate=Fraction(fps), options={"crf": str(crf), "preset": "slow", "threads": "1"}
+            "libx264", rate=Fraction(fps), options={"crf": str(crf), "preset": preset, "threads": "1"}
         )
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
