@@ -1,4 +1,4 @@
-"""The `luvc` command: plan, run, submit, report, captions, failures, bench, doctor.
+"""The `luvc` command: plan, run, submit, report, captions, failures, bench, evaluate, doctor.
 
 Parses arguments, calls one function and turns its end into a line and an exit code: 0 all done; 3 finished, some
 units failed; 2 bad configuration, empty input or an output that cannot be written; 1 anything else. Imports the work
@@ -158,6 +158,10 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="Time the engine against transformers.", add_help=False)
     bench.set_defaults(command=_bench, passes_on=True, debug=False)
 
+    # So has the evaluation, for the same reason.
+    evaluation = commands.add_parser("evaluate", help="Compare answers with and without compression.", add_help=False)
+    evaluation.set_defaults(command=_evaluate, passes_on=True, debug=False)
+
     command("doctor", _doctor, "Say what works on this machine, and how to fix what does not.")
     return parser
 
@@ -313,6 +317,12 @@ def _bench(args: argparse.Namespace) -> int:
     from luvc.bench.command import main as bench
 
     return bench(args.rest)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from pipeline.evaluate import main as evaluate
+
+    return evaluate(args.rest)
 
 
 def _doctor(args: argparse.Namespace) -> int:

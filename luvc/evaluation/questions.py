@@ -1,0 +1,138 @@
+"""Question files and the scoring of answers. Knows nothing of models or videos.
+
+A question file is JSON lines: `id`, `video` (a path, relative to the file), `prompt`, and either `choices` with the
+`answer` among them (scored), or `answer` as a reference, or several, for a free text; for the tables, `kind` and
+`group`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luvc.errors import ConfigError
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_FIELDS = {"id", "video", "prompt", "answer", "choices", "kind", "group"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about one video.
+
+    Attributes:
+        id: its own name; answers are kept by it.
+        video: file name as the question file has it.
+        prompt: the text asked, options included.
+        answer: the right choice; "" for free text.
+        choices: what may be answered; () for free text.
+        kind, group: rows and parts of the tables.
+        references: texts that a free answer is compared to.
+    """
+
+    id: str
+    video: str
+    prompt: str
+    answer: str = ""
+    choices: tuple[str, ...] = ()
+    kind: str = "question"
+    group: str = "all"
+    references: tuple[str, ...] = ()
+
+    @property
+    def scored(self) -> bool:
+        """Whether there is a right answer."""
+        return bool(self.choices)
+
+
+def read_questions(path: Path, limit: int | None = None) -> list[Question]:
+    """The questions of a file, in its order; with a limit, those of the first whole videos that reach it.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line of it is not a question.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"questions: cannot read {path}: {error.strerror}") from error
+    questions: dict[str, Question] = {}
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            question = _question(line, f"{path}, line {number}")
+            if question.id in questions:
+                raise ConfigError(f"{path}, line {number}: the id {question.id!r} stands there twice")
+            questions[question.id] = question
+    if not questions:
+        raise ConfigError(f"questions: {path} has no question")
+    return first_videos(list(questions.values()), limit)
+
+
+def first_videos(questions: Sequence[Question], limit: int | None) -> list[Question]:
+    """All questions of the first videos that together have at least `limit`."""
+    kept: dict[str, None] = {}
+    count = 0
+    for question in questions:
+        if question.video not in kept:
+            if limit is not None and count >= limit:
+                continue
+            kept[question.video] = None
+        count += 1
+    return [question for question in questions if question.video in kept]
+
+
+def _question(line: str, where: str) -> Question:
+    try:
+        row: dict[str, Any] = json.loads(line)
+        unknown = sorted(row.keys() - _FIELDS)
+        texts = {key: row[key] for key in ("id", "video", "prompt")}
+        choices, answer = row.get("choices", []), row.get("answer", "")
+    except (ValueError, AttributeError, KeyError) as error:
+        raise ConfigError(f"{where}: not a question: {error!r}", "needed: id, video, prompt") from error
+    if unknown:
+        raise ConfigError(f"{where}: unknown field {unknown[0]!r}", "known: " + ", ".join(sorted(_FIELDS)))
+    texts |= {"kind": row.get("kind", "question"), "group": row.get("group", "all")}
+    references = (answer,) if isinstance(answer, str) else tuple(answer or ())
+    if not all(isinstance(text, str) for text in (*texts.values(), *choices, *references)):
+        raise ConfigError(f"{where}: a field is not a text")
+    plain = [normalised(choice) for choice in choices]
+    if choices and (len(references) != 1 or references[0] not in choices or len(set(plain)) < len(plain)):
+        raise ConfigError(f"{where}: the answer {answer!r} is not one of the choices, or two of them are the same")
+    if choices:
+        return Question(**texts, answer=references[0], choices=tuple(choices))
+    return Question(**texts, references=tuple(text for text in references if text))
+
+
+def normalised(text: str) -> str:
+    """Lower case, no article in front, no full stop behind, single spaces."""
+    plain = " ".join(text.lower().split()).strip(" .!\"'`*")
+    return re.sub(r"^(a|an|the|some) (?=\S)", "", plain)
+
+
+def parse_answer(text: str, choices: Sequence[str]) -> str | None:
+    """The choice that a text is, or None. Strict: the whole text must be one choice, its letter, or both.
+
+    `Left.`, `the dog`, `b`, `(B)` and `B. left` count; `to the left, I think` does not: a model that talks around
+    the question is wrong, whatever is somewhere in its answer.
+    """
+    plain = {normalised(choice): choice for choice in choices}
+    said = normalised(text)
+    if said in plain:
+        return plain[said]
+    lettered = re.fullmatch(r"\(?([a-z])\)?(?:[.:)]?\s+(.+))?[.:)]?", " ".join(text.lower().split()).strip())
+    if lettered and lettered[1] in LETTERS[: len(choices)]:
+        choice = choices[LETTERS.index(lettered[1])]
+        if lettered[2] is None or normalised(lettered[2]) == normalised(choice):
+            return choice
+    return None
+
+
+def by_video(questions: Iterable[Question]) -> dict[str, list[Question]]:
+    """Questions of each video, in order."""
+    grouped: dict[str, list[Question]] = {}
+    for question in questions:
+        grouped.setdefault(question.video, []).append(question)
+    return grouped

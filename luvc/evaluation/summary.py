@@ -1,0 +1,237 @@
+"""From rows of answers to figures: each setting against the uncompressed run on the same questions. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from luvc.compression import PRESETS
+from luvc.errors import ConfigError
+from luvc.evaluation import statistics
+from luvc.evaluation.answers import Row
+from luvc.evaluation.settings import OFF
+from luvc.evaluation.statistics import Interval, Pairs
+
+#: Sentences -> similarities of pairs of them, in -1..1.
+Similarity = Callable[[Sequence[tuple[str, str]]], list[float]]
+
+
+@dataclass(frozen=True)
+class Share:
+    """Right answers among all."""
+
+    right: int
+    total: int
+
+    @property
+    def value(self) -> float:
+        """The share; 0 when nothing was asked."""
+        return self.right / self.total if self.total else 0.0
+
+    @property
+    def interval(self) -> Interval:
+        """95 % interval of the share (Wilson)."""
+        return statistics.wilson(self.right, self.total)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One setting.
+
+    Attributes:
+        name: of the setting.
+        overall: questions with choices, answered rightly.
+        by_kind, by_group: the same in parts.
+        unparsed: share of answers that were none of the choices.
+        errors: questions without an answer.
+        loss: accuracy of the uncompressed run minus this one's, with its 95 % interval: the wider of Newcombe's and
+            of the bootstrap over videos.
+        loss_by_kind: the same for each kind, interval by Newcombe.
+        p_value: McNemar's exact test against the uncompressed run.
+        changed: share of all answers whose text is another than the uncompressed run's.
+        text_agreement: of free texts, tokens in common and in order with the uncompressed run's (ROUGE-L's F).
+        text_similarity: cosine of sentence embeddings of the same; None when not measured.
+        reference_similarity: cosine to the nearest reference; None when not measured.
+        visual_tokens, merged_tokens, mean_layer_tokens: means over videos.
+        wall_s: seconds of all blocks.
+        speedup: seconds of the uncompressed run over this one's, on blocks that both answered.
+        stages_s: engine seconds in encoder, prefill and decoding.
+    """
+
+    name: str
+    compression: dict[str, Any]
+    overall: Share
+    by_kind: dict[str, Share]
+    by_group: dict[str, Share]
+    unparsed: float
+    errors: int
+    loss: float
+    loss_interval: Interval
+    loss_by_kind: dict[str, tuple[float, Interval]]
+    p_value: float
+    changed: float
+    text_agreement: float | None
+    text_similarity: float | None
+    reference_similarity: float | None
+    visual_tokens: float
+    merged_tokens: float
+    mean_layer_tokens: float
+    wall_s: float
+    speedup: float
+    stages_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def keep(self) -> float:
+        """Share of visual tokens in the mean of the language model's layers."""
+        return self.mean_layer_tokens / self.visual_tokens if self.visual_tokens else 1.0
+
+    @property
+    def worst_kind(self) -> tuple[str, Share]:
+        """The kind with the lowest accuracy."""
+        return min(self.by_kind.items(), key=lambda item: (item[1].value, item[0]))
+
+
+def summarise(rows: Sequence[Row], similarity: Similarity | None = None) -> list[Figures]:
+    """Figures of every setting, uncompressed first; questions that the uncompressed run lacks do not count.
+
+    Raises:
+        ConfigError: there is no uncompressed run, or nothing with choices in it.
+    """
+    by_setting: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        by_setting.setdefault(row["setting"], {})[row["question_id"]] = row
+    off = by_setting.get(OFF)
+    if not off or all(row["correct"] is None for row in off.values()):
+        raise ConfigError("evaluate: there are no scored answers of the uncompressed run to compare with")
+    order = [OFF, *(name for name in by_setting if name != OFF)]
+    return [_figures(name, by_setting[name], off, similarity) for name in order]
+
+
+def _figures(name: str, own: Mapping[str, Row], off: Mapping[str, Row], similarity: Similarity | None) -> Figures:
+    common = [key for key in off if key in own]
+    mine, theirs = [own[key] for key in common], [off[key] for key in common]
+    scored = [(one, other) for one, other in zip(theirs, mine, strict=True) if one["correct"] is not None]
+    free = [(one, other) for one, other in zip(theirs, mine, strict=True) if one["correct"] is None]
+
+    def part(column: str) -> dict[str, list[tuple[Row, Row]]]:
+        groups: dict[str, list[tuple[Row, Row]]] = {}
+        for pair in scored:
+            groups.setdefault(pair[1][column], []).append(pair)
+        return dict(sorted(groups.items()))
+
+    pairs = _pairs(scored)
+    before, after = ([bool(row["correct"]) for row in side] for side in zip(*scored, strict=True))
+    by_video = statistics.clustered(before, after, [one["video"] for one, _ in scored])
+    interval = statistics.wider(statistics.newcombe(pairs), by_video)
+    videos = list({row["video"]: row for row in mine}.values())
+    wall_s, off_wall_s = _walls(mine), _walls(theirs)
+    shared = [block for block in wall_s if block in off_wall_s]
+    return Figures(
+        name=name,
+        compression=json.loads(mine[0]["compression"]),
+        overall=_share(scored),
+        by_kind={kind: _share(group) for kind, group in part("kind").items()},
+        by_group={kind: _share(group) for kind, group in part("group").items()},
+        unparsed=fmean(other["choice"] is None for _, other in scored),
+        errors=sum(bool(row["error"]) for row in mine),
+        loss=pairs.difference,
+        loss_interval=interval,
+        loss_by_kind={
+            kind: (_pairs(group).difference, statistics.newcombe(_pairs(group))) for kind, group in part("kind").items()
+        },
+        p_value=statistics.mcnemar(pairs),
+        changed=fmean(one["text"] != other["text"] for one, other in zip(theirs, mine, strict=True)),
+        text_agreement=(
+            fmean(statistics.agreement(one["token_ids"], other["token_ids"]) for one, other in free) if free else None
+        ),
+        text_similarity=_mean(similarity, [(one["text"], other["text"]) for one, other in free]),
+        reference_similarity=_nearest(similarity, [other for _, other in free if other["references"]]),
+        visual_tokens=fmean(row["visual_tokens"] for row in videos),
+        merged_tokens=fmean(row["merged_tokens"] for row in videos),
+        mean_layer_tokens=fmean(row["mean_layer_tokens"] for row in videos),
+        wall_s=sum(wall_s.values()),
+        speedup=sum(off_wall_s[block] for block in shared) / sum(wall_s[block] for block in shared),
+        stages_s={stage: sum(row[f"{stage}_s"] for row in mine) for stage in ("encode", "prefill", "decode")},
+    )
+
+
+def _share(pairs: Sequence[tuple[Row, Row]]) -> Share:
+    return Share(sum(bool(other["correct"]) for _, other in pairs), len(pairs))
+
+
+def _pairs(scored: Sequence[tuple[Row, Row]]) -> Pairs:
+    return Pairs.of([bool(one["correct"]) for one, _ in scored], [bool(other["correct"]) for _, other in scored])
+
+
+def _walls(rows: Sequence[Row]) -> dict[int, float]:
+    return {row["block"]: row["block_wall_s"] for row in rows}
+
+
+def _mean(similarity: Similarity | None, pairs: list[tuple[str, str]]) -> float | None:
+    return fmean(similarity(pairs)) if similarity and pairs else None
+
+
+def _nearest(similarity: Similarity | None, rows: Sequence[Row]) -> float | None:
+    if not similarity or not rows:
+        return None
+    return fmean(max(similarity([(row["text"], text) for text in row["references"]])) for row in rows)
+
+
+def as_report(figures: Sequence[Figures], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures as plain data for JSON; points are percentage points."""
+    off = figures[0]
+
+    def entry(item: Figures) -> dict[str, Any]:
+        low, high = item.loss_interval
+        numbers: dict[str, Any] = {
+            "keep": round(item.keep, 4),
+            "accuracy": round(item.overall.value, 4),
+            "accuracy_interval95": [round(bound, 4) for bound in item.overall.interval],
+            "relative_accuracy": round(item.overall.value / off.overall.value, 4) if off.overall.right else None,
+            "loss_points": round(100 * item.loss, 2),
+            "loss_points_lower95": round(100 * low, 2),
+            "loss_points_upper95": round(100 * high, 2),
+            "mcnemar_p": float(f"{item.p_value:.3g}"),
+            "answers_changed": round(item.changed, 4),
+            "unparsed": round(item.unparsed, 4),
+            "errors": item.errors,
+            "by_kind": {kind: round(share.value, 4) for kind, share in item.by_kind.items()},
+            "loss_points_by_kind": {
+                kind: [round(100 * value, 2) for value in (loss, *interval)]
+                for kind, (loss, interval) in item.loss_by_kind.items()
+            },
+            "by_group": {group: round(share.value, 4) for group, share in item.by_group.items()},
+            "text_agreement": _rounded(item.text_agreement),
+            "text_similarity": _rounded(item.text_similarity),
+            "reference_similarity": _rounded(item.reference_similarity),
+            "visual_tokens": round(item.visual_tokens, 1),
+            "merged_tokens": round(item.merged_tokens, 1),
+            "mean_layer_tokens": round(item.mean_layer_tokens, 1),
+            "wall_s": round(item.wall_s, 2),
+            "speedup": round(item.speedup, 3),
+            "stages_s": {stage: round(seconds, 2) for stage, seconds in item.stages_s.items()},
+            "compression": item.compression,
+        }
+        return numbers
+
+    worst, share = off.worst_kind
+    return {
+        "questions": off.overall.total,
+        "by_kind_questions": {kind: part.total for kind, part in off.by_kind.items()},
+        "uncompressed": {
+            "overall": round(off.overall.value, 4),
+            "worst_kind": round(share.value, 4),
+            "worst_kind_name": worst,
+            **entry(off),
+        },
+        "presets": {item.name: entry(item) for item in figures[1:] if item.name in PRESETS},
+        "rivals": {item.name: entry(item) for item in figures[1:] if item.name not in PRESETS},
+        **facts,
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
