@@ -21,9 +21,7 @@ import torch
 
 import luvc
 from benchmarks.embedded_model.evaluate import CAPTION_QUESTION, OBJECT_QUESTION, names
-from benchmarks.embedded_model.features import SETS, SIDE, scenes_of
-from benchmarks.scenes.render import load_textures, render
-from benchmarks.scenes.stamps import find_cutouts
+from benchmarks.embedded_model.sets import SETS, Assets
 from luvc.engine import Budgets
 
 AT_HALF = {"schedule": "stages", "stages": [[1 / 3, 0.45], [2 / 3, 0.2025], [1.0, 0.0]]}
@@ -102,11 +100,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    entry, textures = SETS["held_out_scenes"], load_textures(args.textures)
-    scenes = scenes_of(entry, find_cutouts(args.stamps, args.emoji))[: args.clips]
+    entry, assets = SETS["held_out_scenes"], Assets(args.stamps, args.emoji, args.textures)
+    scenes = [entry.scene(assets, entry.first_seed + index) for index in range(min(args.clips, entry.count))]
     requests = []
     for scene in scenes:
-        frames, _ = render(scene, entry.times(scene.seed), SIDE, textures)
+        frames, _ = entry.draw(assets, scene.seed)
         requests.append(luvc.Request(str(scene.seed), [CAPTION_QUESTION, OBJECT_QUESTION], frames))
     off: dict[str, list[str]] = {}
     results: dict[str, Any] = {

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.embedded_model.features import SETS, scenes_of
 from benchmarks.embedded_model.model import IMAGE_ID, Batch, pad_rows
-from benchmarks.scenes.compose import ASK_BACKGROUND, ASK_IMAGE, ASK_MOTION, ASK_OBJECT, ASK_VIDEO, Scene
-from benchmarks.scenes.stamps import Cutout
+from benchmarks.embedded_model.sets import SETS, Assets, question
 
 # pooling window (rows, columns) over the 8 x 8 units -> 64, 32, 16, 4 visual tokens a frame
 WINDOWS = ((1, 1), (1, 2), (2, 2), (4, 4))
@@ -31,7 +30,11 @@ def pool(units: torch.Tensor, window: tuple[int, int]) -> torch.Tensor:
 
 def add_noise(units: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Blur what single pictures have in common with themselves only: Gaussian noise of a fixed share of the spread."""
-    noise = torch.from_numpy(rng.standard_normal(units.shape, dtype=np.float32))
+    if units.is_cuda:  # so many numbers take longer to draw here than a step takes there
+        generator = torch.Generator(units.device).manual_seed(int(rng.integers(2**62)))
+        noise = torch.randn(units.shape, generator=generator, device=units.device)
+    else:
+        noise = torch.from_numpy(rng.standard_normal(units.shape, dtype=np.float32))
     return units + NOISE_SHARE * units.std() * noise
 
 
@@ -65,21 +68,22 @@ class Prompter:
 class FeatureBank:
     """One set's stored units, coverage and scenes."""
 
-    def __init__(self, name: str, folder: Path, cutouts: tuple[Cutout, ...]) -> None:
+    def __init__(self, name: str, folder: Path, assets: Assets) -> None:
         self.entry = SETS[name]
         self.units = np.load(folder / f"{name}.npy", mmap_mode="r")
         self.coverage = np.load(folder / f"{name}.coverage.npy", mmap_mode="r")
-        self.scenes: list[Scene] = scenes_of(self.entry, cutouts)
+        seeds = range(self.entry.first_seed, self.entry.first_seed + self.entry.count)
+        self.scenes: list[Any] = [self.entry.scene(assets, seed) for seed in seeds]
         done = folder / f"{name}.done"
         self.count = int(done.read_text()) if done.is_file() else 0
 
     def clip(self, index: int, frames: Sequence[int]) -> torch.Tensor:
         """Units of some frames of one scene: `[frames, 64, 1536]` float32."""
-        return torch.from_numpy(np.asarray(self.units[index, list(frames)], dtype=np.float32))
+        return self.stored(index, frames).float()
 
-
-QUESTIONS_VIDEO = ((ASK_VIDEO, 0.45), (ASK_OBJECT, 0.3), (ASK_MOTION, 0.15), (ASK_BACKGROUND, 0.1))
-QUESTIONS_IMAGE = ((ASK_IMAGE, 0.55), (ASK_OBJECT, 0.3), (ASK_BACKGROUND, 0.15))
+    def stored(self, index: int, frames: Sequence[int]) -> torch.Tensor:
+        """The same as they are stored, float16."""
+        return torch.from_numpy(np.array(self.units[index, list(frames)]))
 
 
 def draw_batch(
@@ -88,32 +92,26 @@ def draw_batch(
     prompter: Prompter,
     rng: np.random.Generator,
     token_budget: int,
+    device: str = "cpu",
 ) -> Batch:
     """One batch of one shape: a number of frames, a pooling window, then as many scenes as the budget holds."""
     bank = banks[rng.choice(len(banks), p=np.asarray(shares) / sum(shares))]
-    stored = bank.entry.frames
-    frames = stored if stored == 1 or rng.random() < 0.6 else int(rng.integers(2, stored + 1))
-    window = WINDOWS[rng.choice(len(WINDOWS), p=WINDOW_SHARES[stored])]
+    frames = bank.entry.frame_count(rng)
+    window = WINDOWS[rng.choice(len(WINDOWS), p=WINDOW_SHARES[bank.entry.frames])]
     per_frame = 64 // (window[0] * window[1])
     image = frames == 1 and rng.random() < 0.5
     length = frames * (per_frame + 8) + 30
     rows: list[tuple[list[int], list[int]]] = []
-    units: list[torch.Tensor] = []
+    stored: list[torch.Tensor] = []
     for _ in range(max(1, token_budget // length)):
         index = int(rng.integers(bank.count))
-        picked = np.sort(rng.choice(stored, frames, replace=False))
-        moving = frames > 1
-        kinds = QUESTIONS_VIDEO if moving else QUESTIONS_IMAGE
-        asks = kinds[rng.choice(len(kinds), p=[share for _, share in kinds])][0]
-        if not image and asks is ASK_IMAGE:
-            asks = ASK_VIDEO
-        question = asks[rng.integers(len(asks))]
-        scene = bank.scenes[index]
-        answer = scene.caption(moving) if asks in (ASK_VIDEO, ASK_IMAGE) else scene.answers(moving)[question]
-        rows.append((prompter.ids(question, frames, per_frame, image), list(prompter.encode(answer))))
-        units.append(pool(bank.clip(index, picked), window).reshape(-1, 1536))
-    stacked = add_noise(torch.stack(units), rng)
-    batch = pad_rows(rows, stacked)
+        picked = bank.entry.picked(frames, rng)
+        text, answer = question(bank.scenes[index], frames, image, rng)
+        rows.append((prompter.ids(text, frames, per_frame, image), list(prompter.encode(answer))))
+        stored.append(bank.stored(index, [int(frame) for frame in picked]))
+    clips = torch.stack(stored).to(device).float()
+    units = pool(clips.flatten(0, 1), window).reshape(len(rows), frames * per_frame, -1)
+    batch = pad_rows(rows, add_noise(units, rng)).to(device)
     if int((batch.ids == IMAGE_ID).sum()) != batch.units.shape[0] * batch.units.shape[1]:  # type: ignore[union-attr]
         raise RuntimeError("prompt and visual tokens disagree")
     return batch

@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 
 from benchmarks.embedded_model.data import FeatureBank, Prompter, pool
 from benchmarks.embedded_model.model import Batch, CaptionModel, pad_rows
+from benchmarks.embedded_model.sets import Assets
 from benchmarks.scenes.compose import Scene
-from benchmarks.scenes.stamps import find_cutouts
 from luvc.embedded.assembly import TRAINED_PATH, open_gguf
 from luvc.embedded.tokenizer import write_tokenizer
 
@@ -143,7 +143,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_tokenizer(open_gguf(), Path(folder), 8192)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    prompter, cutouts, started = Prompter(tokenizer), find_cutouts(args.stamps, args.emoji), time.time()
+    prompter, started = Prompter(tokenizer), time.time()
     results: dict = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": f"{platform.machine()} CPU, {args.threads} thread, bfloat16",
@@ -151,7 +151,7 @@ def main() -> None:
         "sets": {},
     }
     for name in args.sets:
-        bank = FeatureBank(name, args.features, cutouts)
+        bank = FeatureBank(name, args.features, Assets(args.stamps, args.emoji))
         bank.count = min(bank.count, args.clips or bank.count)
         results["sets"][name] = {
             label: evaluate_set(

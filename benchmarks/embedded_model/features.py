@@ -1,9 +1,10 @@
 """Compose the data sets and store what the frozen vision tower sees in them, so that training never runs it.
 
     python -m benchmarks.embedded_model.features --stamps DIR --emoji DIR --textures DIR --out DIR [--sets NAME ...]
+    python -m benchmarks.embedded_model.features --material DIR --out DIR --sets exact_train [--device cuda]
 
 Writes `OUT/<set>.npy`, `[scenes, frames, 64, 1536]` float16: the units before the projector (2 x 2 patches of
-384, pixel-shuffled), and `OUT/<set>.coverage.npy`, `[scenes, frames, 2, 8, 8]` uint8. The words are not stored:
+384, pixel-shuffled), and `OUT/<set>.coverage.npy`, `[scenes, frames, slots, 8, 8]` uint8. The words are not stored:
 `compose` gives them back from the seed. A set that is only half done goes on where it stopped.
 """
 
@@ -12,51 +13,19 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.scenes.compose import Scene, compose
-from benchmarks.scenes.render import Textures, load_textures, render
-from benchmarks.scenes.stamps import Cutout, find_cutouts, split_cutouts
+from benchmarks.embedded_model.sets import SETS, SIDE, Assets, SceneSet
 from luvc.embedded import config_path
 from luvc.embedded.assembly import PREPROCESSING, VISION_FILE
 from luvc.embedded.towers import VISION_PREFIX, read_vision_tower
 
-SIDE = 224
-CHUNK = 16
-
-
-@dataclass(frozen=True)
-class SceneSet:
-    """Scenes `first_seed ... first_seed + count - 1`, each seen in `frames` frames."""
-
-    name: str
-    first_seed: int
-    count: int
-    frames: int
-    held_out_cutouts: bool = False
-
-    def times(self, seed: int) -> np.ndarray:
-        """When the scene is looked at: evenly, or anywhere if only once."""
-        if self.frames == 1:
-            return np.random.default_rng([1, seed]).random(1)
-        return (np.arange(self.frames) + 0.5) / self.frames
-
-
-SETS = {
-    entry.name: entry
-    for entry in (
-        SceneSet("train_stills", 0, 4000, 1),
-        SceneSet("train_clips", 100_000, 700, 4),
-        SceneSet("train_long", 200_000, 150, 8),
-        SceneSet("held_out_scenes", 900_000, 120, 8),
-        SceneSet("held_out_cutouts", 950_000, 100, 8, held_out_cutouts=True),
-        SceneSet("train_more", 300_000, 5000, 1),
-    )
-}
+CHUNK_FRAMES = {"cpu": 16, "cuda": 512}
 
 
 def pixel_shuffle(patches: torch.Tensor) -> torch.Tensor:
@@ -71,7 +40,7 @@ def pixel_shuffle(patches: torch.Tensor) -> torch.Tensor:
 class FrozenTower:
     """The vision tower up to the layer that the model reads."""
 
-    def __init__(self, dtype: torch.dtype = torch.bfloat16) -> None:
+    def __init__(self, dtype: torch.dtype = torch.bfloat16, device: str = "cpu") -> None:
         from transformers import InternVLVisionConfig, InternVLVisionModel
 
         config = json.loads(config_path().read_text())
@@ -79,29 +48,40 @@ class FrozenTower:
         self.model = InternVLVisionModel(InternVLVisionConfig(**config["vision_config"])).eval().to(dtype)
         weights = read_vision_tower(VISION_FILE.locate(), grid=SIDE // 14)
         self.model.load_state_dict({name.removeprefix(VISION_PREFIX): value for name, value in weights.items()})
-        self.mean = torch.tensor(PREPROCESSING["image_mean"]).view(3, 1, 1)
-        self.std = torch.tensor(PREPROCESSING["image_std"]).view(3, 1, 1)
-        self.dtype = dtype
+        self.model.to(device)
+        self.mean = torch.tensor(PREPROCESSING["image_mean"], device=device).view(3, 1, 1)
+        self.std = torch.tensor(PREPROCESSING["image_std"], device=device).view(3, 1, 1)
+        self.dtype, self.device = dtype, device
 
     @torch.no_grad()
     def units(self, frames: np.ndarray) -> torch.Tensor:
         """uint8 frames `[frames, 224, 224, 3]` -> units `[frames, 64, 1536]` float32."""
-        pixels = (torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        pixels = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2).float()
+        pixels = (pixels / 255 - self.mean) / self.std
         hidden = self.model.embeddings(pixels.to(self.dtype))
         for layer in self.model.encoder.layer[: self.depth]:
             hidden = layer(hidden)
         return pixel_shuffle(hidden[:, 1:].float())
 
 
-def scenes_of(entry: SceneSet, cutouts: tuple[Cutout, ...]) -> list[Scene]:
-    """The set's scenes in order. Training and held-out cut-outs never meet in one set."""
-    train, held_out = split_cutouts(cutouts)
-    chosen = held_out if entry.held_out_cutouts else train
-    return [compose(seed, chosen) for seed in range(entry.first_seed, entry.first_seed + entry.count)]
+def drawn(entry: SceneSet, assets: Assets, first: int, workers: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Frames and coverage of the set's scenes from `first` on, in order; drawn by so many processes, 0 for this one."""
+    seeds = range(entry.first_seed + first, entry.first_seed + entry.count)
+    if not workers:
+        yield from (entry.draw(assets, seed) for seed in seeds)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        # Not all at once: what is drawn ahead waits in memory.
+        ahead = 32 * workers
+        for start in range(0, len(seeds), ahead):
+            part = seeds[start : start + ahead]
+            yield from pool.map(entry.draw, [assets] * len(part), part, chunksize=4)
 
 
-def write_set(entry: SceneSet, cutouts: tuple[Cutout, ...], textures: Textures, tower: FrozenTower, out: Path) -> None:
-    """Compute one set into its two files."""
+def write_set(
+    entry: SceneSet, assets: Assets, tower: FrozenTower, out: Path, workers: int = 0, limit: int | None = None
+) -> None:
+    """Compute one set into its two files; with a limit, its first scenes for now."""
     progress = out / f"{entry.name}.done"
     done = int(progress.read_text()) if progress.is_file() else 0
     mode = "r+" if done else "w+"
@@ -109,34 +89,41 @@ def write_set(entry: SceneSet, cutouts: tuple[Cutout, ...], textures: Textures, 
         out / f"{entry.name}.npy", mode=mode, dtype=np.float16, shape=(entry.count, entry.frames, 64, 1536)
     )
     coverage = np.lib.format.open_memmap(
-        out / f"{entry.name}.coverage.npy", mode=mode, dtype=np.uint8, shape=(entry.count, entry.frames, 2, 8, 8)
+        out / f"{entry.name}.coverage.npy",
+        mode=mode,
+        dtype=np.uint8,
+        shape=(entry.count, entry.frames, entry.slots, 8, 8),
     )
-    scenes, step, started = scenes_of(entry, cutouts), max(1, CHUNK // entry.frames), time.perf_counter()
-    for first in range(done, entry.count, step):
-        drawn = [render(scene, entry.times(scene.seed), SIDE, textures) for scene in scenes[first : first + step]]
-        seen = tower.units(np.concatenate([frames for frames, _ in drawn]))
-        units[first : first + len(drawn)] = seen.reshape(len(drawn), entry.frames, 64, 1536).half().numpy()
-        coverage[first : first + len(drawn)] = np.stack([np.round(cover * 255) for _, cover in drawn]).astype(np.uint8)
-        progress.write_text(str(first + len(drawn)))
+    step, started = max(1, CHUNK_FRAMES[tower.device] // entry.frames), time.perf_counter()
+    scenes = drawn(entry, assets, done, workers)
+    count = min(entry.count, limit or entry.count)
+    for first in range(done, count, step):
+        group = [next(scenes) for _ in range(min(step, count - first))]
+        seen = tower.units(np.concatenate([frames for frames, _ in group]))
+        last = first + len(group)
+        units[first:last] = seen.reshape(len(group), entry.frames, 64, 1536).half().cpu().numpy()
+        coverage[first:last] = np.stack([np.round(cover * 255) for _, cover in group]).astype(np.uint8)
+        progress.write_text(str(last))
         if first // step % 25 == 0:
-            print(f"{entry.name} {first + len(drawn)}/{entry.count} {time.perf_counter() - started:.0f} s", flush=True)
+            print(f"{entry.name} {last}/{entry.count} {time.perf_counter() - started:.0f} s", flush=True)
 
 
 def main() -> None:
     """Compute the sets that are asked for, going on where they stopped."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stamps", type=Path, required=True, help="folder of the Tux Paint stamps")
-    parser.add_argument("--emoji", type=Path, required=True, help="folder made by benchmarks.scenes.rasterise")
-    parser.add_argument("--textures", type=Path, required=True, help="folder of photographic backgrounds")
+    Assets.add_arguments(parser)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--sets", nargs="+", choices=sorted(SETS), default=list(SETS))
+    parser.add_argument("--sets", nargs="+", choices=sorted(SETS), help="default: all that the given folders allow")
+    parser.add_argument("--limit", type=int, help="only the first so many scenes of each set for now")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=sorted(CHUNK_FRAMES), default="cpu")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw; 0: none beside this one")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    cutouts, textures, tower = find_cutouts(args.stamps, args.emoji), load_textures(args.textures), FrozenTower()
-    for name in args.sets:
-        write_set(SETS[name], cutouts, textures, tower, args.out)
+    assets, tower = Assets.of(args), FrozenTower(device=args.device)
+    for name in args.sets or [name for name, entry in SETS.items() if entry.possible(assets)]:
+        write_set(SETS[name], assets, tower, args.out, args.workers, args.limit)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,11 @@ class Batch:
     labels: torch.Tensor
     units: torch.Tensor | None
 
+    def to(self, device: str) -> Batch:
+        """The same on a device."""
+        units = None if self.units is None else self.units.to(device)
+        return Batch(self.ids.to(device), self.labels.to(device), units)
+
 
 class CaptionModel(nn.Module):
     """Units and token ids to next-token losses."""
@@ -110,14 +115,14 @@ class CaptionModel(nn.Module):
         labels = batch.labels[:, 1:]
         wanted = labels != IGNORE
         logits = self.lm.lm_head(hidden[wanted]).float()
-        losses = torch.zeros(labels.shape)
+        losses = torch.zeros(labels.shape, device=labels.device)
         losses[wanted] = functional.cross_entropy(logits, labels[wanted], reduction="none")
         return losses
 
     @torch.no_grad()
     def generate(self, ids: torch.Tensor, max_new_tokens: int, cache: Cache | None = None) -> list[list[int]]:
         """Greedy answers to `ids` `[rows, length]` (no padding), after what `cache` holds, which is left as it was."""
-        cache = copy.deepcopy(cache)
+        cache, ids = copy.deepcopy(cache), ids.to(self.special_rows.device)
         answers: list[list[int]] = [[] for _ in range(len(ids))]
         finished = [False] * len(answers)
         for _ in range(max_new_tokens):
@@ -145,7 +150,7 @@ class CaptionModel(nn.Module):
         for name, value in self.trainable().items():
             if name.endswith((".A", ".B")):
                 part[LORA_PREFIX + name.removeprefix("lm.model.layers.")] = value
-        return {name: value.detach().half().contiguous() for name, value in part.items()}
+        return {name: value.detach().half().cpu().contiguous() for name, value in part.items()}
 
     def restore(self, part: Mapping[str, torch.Tensor]) -> None:
         """Load what `export` wrote; entries that this rank has no place for are an error."""

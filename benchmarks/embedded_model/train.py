@@ -1,6 +1,8 @@
 """Train the embedded model's projector and LoRA on stored features. Resumable; every step is a function of the seed.
 
     python -m benchmarks.embedded_model.train --features DIR --stamps DIR --emoji DIR --run DIR --minutes 45
+    python -m benchmarks.embedded_model.train --features DIR --material DIR --run DIR --sets exact_train --shares 1 \
+        --minutes 60 [--device cuda --tokens 24000 --warm-scenes 256]
 
 Phase 1 (`warm`, minutes): the projector alone learns, unit by unit, to land on the word embedding of what the
 unit shows; composed scenes say which. Phase 2 (`caption`): projector, LoRA and the two frame-marker embeddings
@@ -26,14 +28,11 @@ from torch.nn import functional
 
 from benchmarks.embedded_model.data import FeatureBank, Prompter, add_noise, draw_batch, pool
 from benchmarks.embedded_model.model import CaptionModel, pad_rows
+from benchmarks.embedded_model.sets import Assets, background_word, slot_words
+from benchmarks.exact.scene import ExactScene
 from benchmarks.scenes.compose import Scene
-from benchmarks.scenes.stamps import find_cutouts
 from luvc.embedded.assembly import open_gguf
 
-BACKGROUND_WORDS = {
-    "blurred": "blurred", "sky": "sky", "night": "stars", "snow": "snow", "stripes": "stripes", "sea": "sea",
-    "checks": "checkerboard", "grass": "grass", "brick": "brick wall", "gravel": "gravel",
-}  # fmt: skip
 TEXT_SHARE = 0.05
 UNIT_LOSS_WEIGHT = 0.1
 TEXT_TOKENS = 60
@@ -48,29 +47,24 @@ TEXT_QUESTIONS = (
 )  # fmt: skip
 
 
-def background_word(scene: Scene) -> str:
-    """What a unit of this scene's backdrop is called in the warm start."""
-    return scene.colour if scene.background == "plain" else BACKGROUND_WORDS[scene.background]
-
-
 class UnitTargets:
     """What each unit shows, as a row of a table of word embeddings: the warm start's supervision."""
 
     def __init__(self, banks: Sequence[FeatureBank], model: CaptionModel, prompter: Prompter) -> None:
         scenes = [scene for bank in banks for scene in bank.scenes]
-        words = {background_word(scene) for scene in scenes}
-        words |= {placed.cutout.name for scene in scenes for placed in (scene.main, scene.other) if placed}
+        words = {word for scene in scenes if (word := background_word(scene))}
+        words |= {word for scene in scenes for word in slot_words(scene)}
         self.row = {word: index for index, word in enumerate(sorted(words))}
         table = model.lm.model.embed_tokens.weight.detach().float()
         self.vectors = torch.stack([table[list(prompter.encode(f" {word}"))].mean(0) for word in sorted(words)])
 
-    def of(self, scene: Scene, coverage: np.ndarray) -> np.ndarray:
-        """coverage `[2, rows, columns]` in 0..1 -> row of the table per unit, -1 where it is unclear."""
+    def of(self, scene: Scene | ExactScene, coverage: np.ndarray) -> np.ndarray:
+        """coverage `[slots, rows, columns]` in 0..1 -> row of the table per unit, -1 where it is unclear."""
         targets = np.full(coverage.shape[1:], -1)
-        targets[coverage.sum(0) < 0.03] = self.row[background_word(scene)]
-        if scene.other:
-            targets[coverage[1] > 0.45] = self.row[scene.other.cutout.name]
-        targets[coverage[0] > 0.45] = self.row[scene.main.cutout.name]
+        if background := background_word(scene):
+            targets[coverage.sum(0) < 0.03] = self.row[background]
+        for slot, word in reversed(list(enumerate(slot_words(scene)))):
+            targets[coverage[slot] > 0.45] = self.row[word]
         return targets.reshape(-1)
 
 
@@ -84,15 +78,16 @@ def warm_batch(banks, targets: UnitTargets, rng: np.random.Generator, scenes: in
         index, frame = int(rng.integers(bank.count)), int(rng.integers(bank.entry.frames))
         seen = pool(bank.clip(index, [frame]), window)[0]
         cover = bank.coverage[index, frame].astype(np.float32) / 255
-        cover = cover.reshape(2, 8 // window[0], window[0], 8 // window[1], window[1]).mean((2, 4))
+        cover = cover.reshape(-1, 8 // window[0], window[0], 8 // window[1], window[1]).mean((2, 4))
         labels = targets.of(bank.scenes[index], cover)
-        background = targets.row[background_word(bank.scenes[index])]
+        background = targets.row.get(background_word(bank.scenes[index]) or "", -2)
         for wanted, most in ((labels == background, 3), ((labels >= 0) & (labels != background), 12)):
             places = np.flatnonzero(wanted)
             chosen = rng.permutation(places)[:most]
             units.append(seen[chosen])
             rows.append(torch.from_numpy(labels[chosen]))
-    return torch.cat(units), torch.cat(rows)
+    device = targets.vectors.device
+    return torch.cat(units).to(device), torch.cat(rows).to(device)
 
 
 def warm_loss(projected: torch.Tensor, rows: torch.Tensor, vectors: torch.Tensor) -> tuple[torch.Tensor, float]:
@@ -151,7 +146,7 @@ def warm_up(model: CaptionModel, banks, prompter, args, log: Log) -> None:
     totals = np.zeros(2)
     for step in range(args.warm_steps):
         rng = np.random.default_rng([args.seed, 1, step])
-        units, rows = warm_batch(banks, targets, rng, scenes=32)
+        units, rows = warm_batch(banks, targets, rng, args.warm_scenes)
         loss, right = warm_loss(model.projector(add_noise(units, rng)), rows, targets.vectors)
         optimizer.zero_grad()
         loss.backward()
@@ -179,7 +174,7 @@ def caption(model: CaptionModel, banks, prompter, tokenizer, args, log: Log) -> 
     step, used_s = 0, 0.0
     state_path = args.run / "state.pt"
     if state_path.is_file():
-        state = torch.load(state_path)
+        state = torch.load(state_path, map_location=args.device)
         step, used_s = state["step"], state["used_s"]
         with torch.no_grad():
             for name, value in model.trainable().items():
@@ -200,9 +195,9 @@ def caption(model: CaptionModel, banks, prompter, tokenizer, args, log: Log) -> 
         begun = time.perf_counter()
         rng = np.random.default_rng([args.seed, 2, step])
         if rng.random() < TEXT_SHARE:
-            batch = pad_rows([texts[i] for i in rng.choice(len(texts), 8, replace=False)], None)
+            batch = pad_rows([texts[i] for i in rng.choice(len(texts), 8, replace=False)], None).to(args.device)
         else:
-            batch = draw_batch(banks, args.shares, prompter, rng, args.tokens)
+            batch = draw_batch(banks, args.shares, prompter, rng, args.tokens, args.device)
         progress = min(1.0, used_s / budget_s)
         scale = min(1.0, (step + 1) / 40) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * progress)))
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
@@ -242,8 +237,7 @@ def main() -> None:
     parser.add_argument(
         "--features", type=Path, required=True, help="folder made by benchmarks.embedded_model.features"
     )
-    parser.add_argument("--stamps", type=Path, required=True)
-    parser.add_argument("--emoji", type=Path, required=True)
+    Assets.add_arguments(parser)
     parser.add_argument("--run", type=Path, required=True, help="folder of this run; an unfinished run goes on")
     parser.add_argument("--sets", nargs="+", default=["train_stills", "train_more", "train_clips", "train_long"])
     parser.add_argument(
@@ -257,8 +251,12 @@ def main() -> None:
     parser.add_argument("--lora-lr", type=float, default=1e-3)
     parser.add_argument("--projector-lr", type=float, default=3e-4)
     parser.add_argument("--tokens", type=int, default=480, help="sequence tokens in a batch")
+    parser.add_argument("--warm-scenes", type=int, default=32, help="scenes of a warm-up batch")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
+    if len(args.shares) != len(args.sets):
+        parser.error("--shares: one number for each of --sets")
 
     from transformers import AutoTokenizer
 
@@ -272,13 +270,12 @@ def main() -> None:
         write_tokenizer(open_gguf(), args.run / "tokenizer", 8192)
     tokenizer = AutoTokenizer.from_pretrained(args.run / "tokenizer")
     prompter = Prompter(tokenizer)
-    cutouts = find_cutouts(args.stamps, args.emoji)
-    banks = [FeatureBank(name, args.features, cutouts) for name in args.sets]
-    model = CaptionModel(args.rank)
+    banks = [FeatureBank(name, args.features, Assets.of(args)) for name in args.sets]
+    model = CaptionModel(args.rank).to(args.device)
     settings = {
         key: str(value) if isinstance(value, Path) else value
         for key, value in vars(args).items()
-        if key not in ("features", "stamps", "emoji", "run")
+        if key not in ("features", "stamps", "emoji", "textures", "material", "run")
     }
     log.write(phase="start", trained_parameters=sum(p.numel() for p in model.trainable().values()), **settings)
     warm_up(model, banks, prompter, args, log)

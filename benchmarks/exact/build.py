@@ -30,7 +30,7 @@ TEST_SEED = 50_000_000
 GROUPS = {"seen": False, "held_out": True}
 HEIGHT, FPS, SECONDS, FRAMES = 288, 10, 4, 8
 #: One clip in so many is also described freely.
-CAPTION_EVERY = 8
+CAPTION_EVERY = 7
 
 
 def test_scene(material: Material, number: int) -> tuple[str, ExactScene]:

@@ -49,6 +49,7 @@ class Material:
         self.folder = folder
         self.index = json.loads((folder / "index.json").read_text())
 
+    @lru_cache(maxsize=8)  # noqa: B019 - one instance lives as long as the process
     def palette(self, split: Split, held_out_cutouts: bool = False) -> Palette:
         """The material of a split. Cut-outs are held out from training by `stamps.split_cutouts`; the test split
         takes either those, or the ones that training sees, too."""
@@ -64,7 +65,7 @@ class Material:
             sign_texts(split),
         )
 
-    @lru_cache(maxsize=4096)  # noqa: B019 - one instance lives as long as the process
+    @lru_cache(maxsize=4096)  # noqa: B019
     def cutout(self, key: str) -> Image.Image:
         """A cut-out, RGBA, cropped to what is visible."""
         return Image.open(self.folder / "cutouts" / f"{key}.png").convert("RGBA")

@@ -17,8 +17,8 @@ import luvc.embedded
 from benchmarks.embedded_model import data, features, train
 from benchmarks.embedded_model.evaluate import names, shuffled_partner
 from benchmarks.embedded_model.model import EOS_ID, IGNORE, IMAGE_ID, Batch, CaptionModel, pad_rows
+from benchmarks.embedded_model.sets import SETS, Assets
 from benchmarks.scenes.rasterise import codepoints
-from benchmarks.scenes.stamps import find_cutouts
 from benchmarks.scenes.vocabulary import read_table
 from luvc.embedded import assembly
 
@@ -48,13 +48,13 @@ def bank(tmp_path, monkeypatch) -> data.FeatureBank:
             path = tmp_path / "emoji" / "noto" / f"{codepoints(char)}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGBA", (20, 20), (90, 60, 30, 255)).save(path)
-    entry = dataclasses.replace(features.SETS["train_clips"], count=6)
-    monkeypatch.setitem(features.SETS, entry.name, entry)
+    entry = dataclasses.replace(SETS["train_clips"], count=6)
+    monkeypatch.setitem(SETS, entry.name, entry)
     rng = np.random.default_rng(0)
     np.save(tmp_path / f"{entry.name}.npy", rng.standard_normal((6, 4, 64, 1536)).astype(np.float16))
     np.save(tmp_path / f"{entry.name}.coverage.npy", rng.integers(0, 255, (6, 4, 2, 8, 8), dtype=np.uint8))
     (tmp_path / f"{entry.name}.done").write_text("6")
-    return data.FeatureBank(entry.name, tmp_path, find_cutouts(None, tmp_path / "emoji"))
+    return data.FeatureBank(entry.name, tmp_path, Assets(emoji=tmp_path / "emoji"))
 
 
 @needs_weights
