@@ -79,7 +79,7 @@ class Artist:
 
     def scrap(self, patch: Patch, height: int) -> Image.Image:
         """A piece of clutter, RGBA."""
-        photo, side = self.material.background(patch.background), max(4, round(patch.size * height))
+        photo, side = self.material.background(patch.background), max(8, round(patch.size * height))
         crop = min(photo.size) // 6
         left, top = (round(at * (whole - crop)) for at, whole in zip(patch.source, photo.size, strict=True))
         piece = photo.crop((left, top, left + crop, top + crop)).resize((side, side), Image.Resampling.BICUBIC)
