@@ -12,8 +12,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
+import platform
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +172,6 @@ def _array(path: Path) -> np.ndarray:
 
 def write_report(args: argparse.Namespace, answers: Any, ids: set[str]) -> int:
     """Tables and curves of what was answered of these questions, in `--out`; printed, too."""
-    from luvc.bench import machine
     from luvc.evaluation.report import curve, kinds_table, table
     from luvc.evaluation.summary import as_report, summarise
 
@@ -181,7 +183,7 @@ def write_report(args: argparse.Namespace, answers: Any, ids: set[str]) -> int:
         if similarity is None:
             _say(f"similarity of texts: not measured ({INSTALL_HINT})")
     figures = summarise([row for row in answers.rows if row["question_id"] in ids], similarity)
-    facts = {"study": answers.identity, "machine": _machine(machine, args)}
+    facts = {"study": answers.identity, "machine": _machine(args)}
     report = json.dumps(as_report(figures, facts), indent=1) + "\n"
     tables = f"{table(figures)}\n\n{kinds_table(figures)}\n"
     args.out.mkdir(parents=True, exist_ok=True)
@@ -202,14 +204,20 @@ def write_report(args: argparse.Namespace, answers: Any, ids: set[str]) -> int:
     return 3 if failed else 0
 
 
-def _machine(facts: Any, args: argparse.Namespace) -> dict[str, Any]:
+def _machine(args: argparse.Namespace) -> dict[str, Any]:
+    """Where the report was made; with --report-only that may be another machine than the one that answered."""
     import torch
+    import transformers
 
     on_gpu = args.device != "cpu" and torch.cuda.is_available()
-    dtype = (torch.bfloat16 if on_gpu else torch.float32) if args.dtype == "auto" else getattr(torch, args.dtype)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    return dict(facts(torch.device("cuda" if on_gpu else "cpu"), dtype))
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "device": torch.cuda.get_device_name() if on_gpu else f"{platform.machine()} CPU, {os.cpu_count()} cores",
+        "threads": args.threads or torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def _say(text: str) -> None:

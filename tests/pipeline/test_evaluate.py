@@ -1,0 +1,91 @@
+"""`luvc evaluate` from end to end: a random tiny checkpoint, real video files, every file it writes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import cli
+from tests.luvc import tiny
+from tests.pipeline.run.videos import video
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tiny.model().save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def questions(tmp_path):
+    rows = []
+    for index in range(3):
+        name = f"{index}.mp4"
+        video(tmp_path / name)
+        choices = ["left", "right"]
+        rows.append({"id": f"{index}a", "video": name, "prompt": "Which way?", "choices": choices, "answer": "left"})
+        rows.append({"id": f"{index}b", "video": name, "prompt": "Describe.", "answer": ["A bird.", "Birds."]})
+    np.save(tmp_path / "frames.npy", np.zeros((4, 32, 32, 3), np.uint8))
+    rows.append({"id": "array", "video": "frames.npy", "prompt": "Left?", "choices": ["yes", "no"], "answer": "no"})
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_an_evaluation_writes_answers_tables_and_curves(checkpoint, questions, tmp_path, capsys):
+    out = tmp_path / "out"
+    base = ["evaluate", str(questions), "--model", str(checkpoint), "--frames", "4", "--block", "2", "--out", str(out)]
+    (tmp_path / "study.yaml").write_text("settings: [{name: late, merge: {keep: 0.5, first: 0.5, last: 0.9}}]\n")
+    some = ["--settings", "paper", "resize@0.25", "--text-tokens", "5", "--no-similarity"]
+    assert cli.main([*base, *some, "--limit", "2"]) == 0
+    assert pq.read_table(out / "answers.parquet").num_rows == 2 * 3
+
+    everything = [*base, *some, "--config", str(tmp_path / "study.yaml"), "--json", str(tmp_path / "copy" / "e.json")]
+    assert cli.main(everything) == 0
+    table = pq.read_table(out / "answers.parquet")
+    assert table.num_rows == 7 * 4
+    assert table.group_by(["question_id", "setting"]).aggregate([]).num_rows == table.num_rows
+    off = [row for row in table.to_pylist() if row["setting"] == "off"]
+    assert {row["visual_tokens"] for row in off} == {64}, "four frames of sixteen tokens, from files and arrays"
+    report = json.loads((out / "evaluate.json").read_text())
+    assert report == json.loads((tmp_path / "copy" / "e.json").read_text())
+    assert report["questions"] == 4
+    assert report["presets"].keys() == {"paper"}
+    assert report["rivals"].keys() == {"resize@0.25", "late"}
+    assert report["rivals"]["resize@0.25"]["keep"] == 0.25
+    assert report["uncompressed"]["text_similarity"] is None
+    printed = capsys.readouterr().out
+    assert "not measured" in printed
+    assert (out / "tables.md").read_text() in printed
+    for name in ("accuracy_wall_clock.svg", "accuracy_tokens.svg"):
+        assert (out / name).read_text().endswith("</svg>\n")
+
+    assert cli.main([*everything, "--report-only"]) == 0
+    assert capsys.readouterr().out.strip() in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--settings", "balancd"], "did you mean 'balanced'"),
+        (["--settings", "oim@2"], "merge.keep"),
+        (["--frames", "0"], "--frames: at least 1"),
+        (["--config", "absent.yaml"], "cannot read absent.yaml"),
+    ],
+)
+def test_bad_input_is_one_readable_line(checkpoint, questions, tmp_path, capsys, change, message):
+    argv = ["evaluate", str(questions), "--model", str(checkpoint), "--out", str(tmp_path / "o"), *change]
+    assert cli.main(argv) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_video_says_which(checkpoint, questions, tmp_path, capsys):
+    (tmp_path / "1.mp4").unlink()
+    argv = ["evaluate", str(questions), "--model", str(checkpoint), "--out", str(tmp_path / "o"), "--frames", "2"]
+    assert cli.main([*argv, "--settings", "paper", "--no-similarity"]) == 2
+    assert "1.mp4" in capsys.readouterr().err
