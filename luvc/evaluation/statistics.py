@@ -70,7 +70,10 @@ def mcnemar(pairs: Pairs) -> float:
     binomial test on the questions that only one of them answered rightly."""
     fewer, discordant = min(pairs.first_only, pairs.second_only), pairs.first_only + pairs.second_only
     # Integers of any size: no approximation, however many questions.
-    tail = sum(math.comb(discordant, count) for count in range(fewer + 1))
+    tail = ways = 1
+    for count in range(fewer):
+        ways = ways * (discordant - count) // (count + 1)
+        tail += ways
     return min(1.0, 2 * tail / 2**discordant)
 
 

@@ -45,7 +45,7 @@ class _Asked(NamedTuple):
 
 def with_setting(engine: Engine, setting: Setting) -> Engine:
     """Another engine around the same weights."""
-    return Engine(engine.runtime, setting.compression, engine.budgets, tuple(engine.eos_ids))
+    return Engine(engine.runtime, setting.compression, engine.budgets, tuple(engine.eos_ids), engine.backend.name)
 
 
 def ask(
