@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from luvc.compression import PRESETS
@@ -57,7 +57,7 @@ class Figures:
         reference_similarity: cosine to the nearest reference; None when not measured.
         visual_tokens, merged_tokens, mean_layer_tokens: means over videos.
         wall_s: seconds of all blocks.
-        speedup: seconds of the uncompressed run over this one's, on blocks that both answered.
+        speedup: seconds of the uncompressed run over this one's, median of the blocks: machines are shared and noisy.
         stages_s: engine seconds in encoder, prefill and decoding.
     """
 
@@ -106,7 +106,7 @@ def summarise(rows: Sequence[Row], similarity: Similarity | None = None) -> list
     off = by_setting.get(OFF)
     if not off or all(row["correct"] is None for row in off.values()):
         raise ConfigError("evaluate: there are no scored answers of the uncompressed run to compare with")
-    order = [OFF, *(name for name in by_setting if name != OFF)]
+    order = [OFF, *(name for name, own in by_setting.items() if name != OFF and own.keys() & off.keys())]
     return [_figures(name, by_setting[name], off, similarity) for name in order]
 
 
@@ -153,7 +153,7 @@ def _figures(name: str, own: Mapping[str, Row], off: Mapping[str, Row], similari
         merged_tokens=fmean(row["merged_tokens"] for row in videos),
         mean_layer_tokens=fmean(row["mean_layer_tokens"] for row in videos),
         wall_s=sum(wall_s.values()),
-        speedup=sum(off_wall_s[block] for block in shared) / sum(wall_s[block] for block in shared),
+        speedup=median(off_wall_s[block] / wall_s[block] for block in shared),
         stages_s={stage: sum(row[f"{stage}_s"] for row in mine) for stage in ("encode", "prefill", "decode")},
     )
 
@@ -167,7 +167,9 @@ def _pairs(scored: Sequence[tuple[Row, Row]]) -> Pairs:
 
 
 def _walls(rows: Sequence[Row]) -> dict[int, float]:
-    return {row["block"]: row["block_wall_s"] for row in rows}
+    # A block that was stopped or made larger was answered in parts; each part's rows carry that part's seconds.
+    parts = {(row["block"], row["block_wall_s"]) for row in rows}
+    return {number: sum(seconds for block, seconds in parts if block == number) for number, _ in parts}
 
 
 def _mean(similarity: Similarity | None, pairs: list[tuple[str, str]]) -> float | None:
