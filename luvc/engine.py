@@ -24,7 +24,7 @@ from luvc.errors import LuvcError, OutOfMemory, PromptTooLong, RequestError
 from luvc.families import FAMILIES
 from luvc.families.base import ClipPlan, Encoded, Runtime
 from luvc.kv_cache import KVCache
-from luvc.memory import keep_freed_pages, on_device
+from luvc.memory import keep_freed_pages, on_device, peak_bytes
 from luvc.preprocess import to_tensor
 from luvc.scheduling import Schedule, schedule
 from luvc.types import Answer, Clip, Completion, EngineLoad, Request, TokenCounts, drive
@@ -123,7 +123,13 @@ class Engine:
             prefill_limit_tokens=self._prefill_limit,
             kv_bytes=self.cache.allocated_bytes,
             kv_limit_bytes=self.budgets.kv_bytes,
+            peak_bytes=peak_bytes(self.device),
         )
+
+    def facts(self) -> dict[str, str]:
+        """What it computes with, for reports."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return {"attention": self.backend.name, "dtype": dtype, "device": str(self.device)}
 
     # Planning ------------------------------------------------------------------------------------
 

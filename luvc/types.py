@@ -173,6 +173,7 @@ class EngineLoad:
         prefill_tokens: tokens of the packed prefill of that step; 0 without one.
         prefill_limit_tokens: its budget.
         kv_bytes, kv_limit_bytes: KV cache that is allocated, and its budget.
+        peak_bytes: highest memory so far, of the GPU or (resident) of the process.
     """
 
     running: int = 0
@@ -181,6 +182,7 @@ class EngineLoad:
     prefill_limit_tokens: int = 1
     kv_bytes: int = 0
     kv_limit_bytes: int = 0
+    peak_bytes: int = 0
 
 
 @runtime_checkable
@@ -189,6 +191,14 @@ class TellsLoad(Protocol):
 
     def load(self) -> EngineLoad:
         """State after the last step; cheap, never asks the device."""
+
+
+@runtime_checkable
+class TellsFacts(Protocol):
+    """An engine that can say what it computes with."""
+
+    def facts(self) -> dict[str, str]:
+        """`attention` back end, `dtype` and `device`."""
 
 
 def drive(engine: EngineProtocol, requests: Iterable[Request]) -> Iterator[Completion]:

@@ -81,6 +81,7 @@ class RunFacts:
         compression: its name.
         config_hash: of everything in the configuration that determines answers.
         versions, machine: as the run recorded them.
+        engine: attention back end, dtype and device of its engines, the longest `startup_s`, the highest `peak_bytes`.
         config: the configuration without storage options.
     """
 
@@ -98,6 +99,7 @@ class RunFacts:
     config_hash: str | None
     versions: dict[str, Any]
     machine: dict[str, Any]
+    engine: dict[str, Any]
     config: dict[str, Any]
 
 

@@ -37,6 +37,7 @@ class Heartbeat:
     stages: Mapping[str, StageWork]
     storage_writes: int = 0
     storage_reads: int = 0
+    engine_peak_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class RunLog:
         outcome: done, some_failed, interrupted, aborted, or `UNFINISHED`.
         planned, done, failed, pending: as counted when the run started.
         estimate: what was expected of it, if anything.
+        engines: what each engine said of itself when it was ready.
         heartbeats: all of them, or only the last one (see `parse`).
         config: the run's configuration without storage options.
         unreadable_lines: lines of the log that are not JSON, but for half a line at the end of a killed run.
@@ -68,6 +70,7 @@ class RunLog:
     machine: Mapping[str, Any] = field(default_factory=dict)
     config_hash: str | None = None
     estimate: Mapping[str, Any] = field(default_factory=dict)
+    engines: tuple[Mapping[str, Any], ...] = ()
     heartbeats: tuple[Heartbeat, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     unreadable_lines: int = 0
@@ -94,6 +97,7 @@ def parse(run_id: str, events: str, config: str | None = None, all_heartbeats: b
     finished: dict[str, Any] = {}
     times: list[datetime] = []
     heartbeats: list[Heartbeat] = []
+    engines: list[Mapping[str, Any]] = []
     unreadable = 0
     for line in lines:
         event = _event(line)
@@ -106,6 +110,8 @@ def parse(run_id: str, events: str, config: str | None = None, all_heartbeats: b
         kind = event.get("event")
         if kind == "run_started" and not started:
             started = event
+        elif kind == "engine_ready":
+            engines.append(event)
         elif kind == "run_finished":
             finished = event
         elif kind == "heartbeat" and at is not None:
@@ -130,6 +136,7 @@ def parse(run_id: str, events: str, config: str | None = None, all_heartbeats: b
         machine=_mapping(started.get("machine")),
         config_hash=started.get("config_hash"),
         estimate=_mapping(started.get("estimate")),
+        engines=tuple(engines),
         heartbeats=tuple(sorted(heartbeats, key=lambda beat: beat.at)),
         config=without_storage(_yaml(config)),
         unreadable_lines=unreadable - cut,
@@ -185,6 +192,7 @@ def _heartbeat(at: datetime, event: dict[str, Any]) -> Heartbeat:
         stages,
         _count(requests.get("writes")),
         _count(requests.get("reads")),
+        _count(event.get("engine_peak_bytes")),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -60,8 +61,24 @@ def run_facts(run: RunLog, work: Work) -> RunFacts:
         config_hash=run.config_hash,
         versions=dict(run.versions),
         machine=dict(run.machine),
+        engine=_engine(run),
         config=dict(run.config),
     )
+
+
+def _engine(run: RunLog) -> dict[str, Any]:
+    """What the engines computed with; start-up time and memory of the worst."""
+    facts: dict[str, Any] = {}
+    for name in ("attention", "dtype", "device"):
+        values = sorted({str(engine[name]) for engine in run.engines if engine.get(name)})
+        if values:
+            facts[name] = ", ".join(values)
+    startups = [float(engine.get("startup_s") or 0) for engine in run.engines]
+    if startups:
+        facts["startup_s"] = max(startups)
+    if run.heartbeats and run.heartbeats[-1].engine_peak_bytes:
+        facts["peak_bytes"] = run.heartbeats[-1].engine_peak_bytes
+    return facts
 
 
 def speed(work: Work) -> Speed:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Key = tuple[str, str]
 Verdict = Literal["together", "alone", "give_up"]
@@ -33,12 +33,13 @@ class Turn:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The board at one moment, by stage; `abort` says why the run cannot go on."""
+    """The board at one moment, by stage; `abort` says why the run cannot go on, `engines` what each engine is."""
 
     started: dict[str, int] = field(default_factory=dict)
     finished: dict[str, int] = field(default_factory=dict)
     in_flight: dict[str, int] = field(default_factory=dict)
     abort: tuple[str, str] | None = None
+    engines: tuple[dict[str, Any], ...] = ()
 
 
 class Board:
@@ -59,6 +60,7 @@ class Board:
         self._started: Counter[str] = Counter()
         self._finished: Counter[str] = Counter()
         self._abort: tuple[str, str] | None = None
+        self._engines: list[dict[str, Any]] = []
 
     def begin(self, stage: str, unit_id: str, worker: str, alone: bool = False) -> Turn:
         """Note that a worker is about to take a unit; answers what to do with it.
@@ -108,10 +110,14 @@ class Board:
                 "look at the workers' logs; often the device or the container has too little memory for the model",
             )
 
+    def engine_ready(self, facts: dict[str, Any]) -> None:
+        """Note what an engine that has started computes with."""
+        self._engines.append(facts)
+
     def abort(self, message: str, hint: str) -> None:
         """Stop the run; the first reason counts."""
         self._abort = self._abort or (message, hint)
 
     def snapshot(self) -> Snapshot:
         in_flight = Counter(stage for stage, _ in self._in_flight)
-        return Snapshot(dict(self._started), dict(self._finished), dict(in_flight), self._abort)
+        return Snapshot(dict(self._started), dict(self._finished), dict(in_flight), self._abort, tuple(self._engines))

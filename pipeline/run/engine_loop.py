@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from luvc.errors import LuvcError
-from luvc.types import Completion, EngineLoad, EngineProtocol, Request, TellsLoad
+from luvc.types import Completion, EngineLoad, EngineProtocol, Request, TellsFacts, TellsLoad
 
 
 class EngineFailed(LuvcError):
@@ -77,6 +77,7 @@ class EngineLoop:
         self._lock = threading.Lock()
         self._times = LoopTimes()
         self._broken: EngineUnavailable | None = None
+        self.facts: dict[str, str] = {}  # of the engine, once it is open
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine-loop", daemon=True)
 
@@ -157,7 +158,9 @@ class EngineLoop:
 
     def _build(self) -> EngineProtocol | None:
         try:
-            return self._open_engine()
+            engine = self._open_engine()
+            self.facts = engine.facts() if isinstance(engine, TellsFacts) else {}
+            return engine
         except Exception as error:  # noqa: BLE001 - reported to every caller
             hint = getattr(error, "hint", "") or "check model.id, model.device and the memory of the device"
             message = getattr(error, "message", "") or f"{type(error).__name__}: {error}"

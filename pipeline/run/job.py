@@ -197,6 +197,7 @@ class _Job:
         self._events = folder.event_log(run_id)
         self._requests_before = requests_before or requests()
         self._sink = Sink(self._writer("results"), self._writer("failures"), self._wrote)
+        self._engines = 0
         self._started = time.monotonic()
 
     def _writer(self, kind: str) -> PartWriter:
@@ -261,6 +262,9 @@ class _Job:
                     self._sink.tick()
                     self._lease.renew()
                     board = feed.snapshot()
+                    for engine in board.engines[self._engines :]:
+                        self._events.append("engine_ready", **engine)
+                    self._engines = len(board.engines)
                     guard.check(self._tally.done + self._tally.failed, board)
                     display.update(self._tally, board)
                     if time.monotonic() >= next_beat:

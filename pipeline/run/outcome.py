@@ -54,6 +54,7 @@ OUTCOME = pa.schema(
         ("worker", pa.string()),
         ("busy_s", pa.float64()),
         ("starved_s", pa.float64()),
+        ("engine_peak_bytes", pa.int64()),
     ]
 )
 

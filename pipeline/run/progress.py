@@ -58,6 +58,7 @@ class Tally:
         self._units: dict[str, int] = dict.fromkeys(self._busy_s, 0)
         self._starved_s: dict[str, float] = {}
         self.storage_reads = 0
+        self._engine_peak_bytes = 0
 
     def add(self, outcomes: pa.Table, results: pa.Table, failures: pa.Table) -> None:
         """Count finished units: their outcomes, and the rows these hold."""
@@ -66,6 +67,7 @@ class Tally:
         self._recent.append((self._clock(), self.done + self.failed))
         self._busy_s["video_decode"] += _sum(outcomes["video_decode_s"])
         self.storage_reads += int(_sum(outcomes["storage_reads"]))
+        self._engine_peak_bytes = max(self._engine_peak_bytes, pc.max(outcomes["engine_peak_bytes"]).as_py() or 0)
         self._units["video_decode"] += outcomes.num_rows
         for stage, column in ENGINE_STAGES.items():
             self._busy_s[stage] += _sum(results[column])
@@ -112,6 +114,7 @@ class Tally:
             "left": self.left,
             "videos_per_s": round(self.videos_per_s, 4),
             "eta_s": None if eta_s is None else round(eta_s, 1),
+            "engine_peak_bytes": self._engine_peak_bytes,
             "stage": stage,
         }
 

@@ -131,8 +131,12 @@ class AnswerStage:
         self._restarts = 0
         gpus.watch([str(gpu) for gpu in ray.get_gpu_ids()], self._record)
         self._loop = EngineLoop(lambda: open_engine(config), before_alone=self._note_alone, after_step=self._tell)
+        self._peak_bytes = 0
+        started = time.perf_counter()
         try:
             self._loop.start()
+            startup_s = round(time.perf_counter() - started, 3)
+            board.engine_ready.remote({"worker": self._worker, **self._loop.facts, "startup_s": startup_s})
         except EngineUnavailable as error:
             # Raising here would bury this message under Ray's: it starts the actor again and prints each trace.
             ray.get(board.abort.remote(error.message, error.hint))
@@ -156,6 +160,7 @@ class AnswerStage:
             "worker": self._worker,
             "busy_s": times.busy_s,
             "starved_s": times.starved_s,
+            "engine_peak_bytes": self._peak_bytes,
         }
 
     def _answer(self, unit: Mapping[str, Any], frames: Callable[[], Any]) -> dict[str, Any]:
@@ -197,6 +202,7 @@ class AnswerStage:
 
     def _tell(self, load: EngineLoad) -> None:
         tell_load(self._record, load)
+        self._peak_bytes = load.peak_bytes
         restarts = self._loop.times.rebuilds
         if restarts > self._restarts:
             self._record(meters.ENGINE_RESTARTS, restarts - self._restarts)

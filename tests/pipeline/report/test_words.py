@@ -15,7 +15,7 @@ def totals(done: int = 0, failed: int = 0, pending: int = 0, unplannable: int = 
 
 
 def run(outcome: str = "done", units: int = 1, wall_s: float = 100.0) -> RunFacts:
-    return RunFacts("r", "demo", outcome, None, None, wall_s, units, 0, units, None, None, None, {}, {}, {})
+    return RunFacts("r", "demo", outcome, None, None, wall_s, units, 0, units, None, None, None, {}, {}, {}, {})
 
 
 def stages(encode: float, prefill: float, decode: float, starved: float | None, video: float) -> dict[str, StageTime]:
