@@ -13,6 +13,7 @@ from luvc.compression import Compression
 from luvc.engine import Budgets, Engine
 from luvc.errors import ConfigError, ModelError
 from luvc.families import family_of
+from luvc.prepared import prepare
 from luvc.preprocess import Normalisation, read_normalisation
 
 
@@ -46,7 +47,8 @@ def load(
         ConfigError: an impossible compression, dtype or device.
     """
     settings = Compression.from_any(compression)
-    if isinstance(model, (str, Path)):
+    ours = isinstance(model, (str, Path))  # a model that was handed over stays as it is
+    if ours:
         model, tokenizer, norm = _from_checkpoint(
             str(model), revision, _dtype(dtype, _device(device)), _device(device), trust_remote_code
         )
@@ -62,7 +64,10 @@ def load(
     model.eval()
     eos = model.generation_config.eos_token_id
     eos_ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
-    return Engine(family.runtime(model, tokenizer, norm), settings, budgets or Budgets(), eos_ids, attention)
+    engine = Engine(family.runtime(model, tokenizer, norm), settings, budgets or Budgets(), eos_ids, attention)
+    if ours:
+        prepare(model)
+    return engine
 
 
 def _from_checkpoint(

@@ -14,6 +14,7 @@ from luvc.bench.setting import Setting
 from luvc.compression import Compression
 from luvc.engine import Budgets, Engine
 from luvc.families import family_of
+from luvc.prepared import prepare
 from luvc.preprocess import Normalisation, normalise
 
 PROMPT = tuple(range(100, 140))  # 40 text tokens around the video
@@ -88,6 +89,7 @@ class Ours:
         runtime = family_of(model.config.to_dict()).runtime(model, _Tokenizer(), Normalisation())
         budgets = Budgets(kv_bytes=(40 if clips[0].is_cuda else 2) << 30, max_new_tokens=setting.new_tokens)
         self.engine = Engine(runtime, Compression.from_any(compression), budgets, ())
+        prepare(model)  # as `luvc.load` does
         self.requests = [luvc.Request(str(index), ["?"], clip) for index, clip in enumerate(clips)]
         self.setting = setting
 

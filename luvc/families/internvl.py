@@ -93,6 +93,7 @@ class InternVLRuntime:
         self.tower, self.projector = model.model.vision_tower, model.model.multi_modal_projector
         self.decoder = Decoder(model.model.language_model, model.lm_head)
         self.image_token_id = int(model.config.image_token_id)
+        self.device = model.lm_head.weight.device
         # The tower's final norm applies only to its last hidden state.
         self.final_norm = model.config.vision_feature_layer in (-1, int(model.config.vision_config.num_hidden_layers))
 
@@ -211,7 +212,7 @@ class InternVLRuntime:
                 positions.extend(range(position, position + merged) if compact else [position] * merged)
                 position += merged if compact else plan.grid.height * plan.grid.width
             lengths.append(len(ids) - start)
-        device = self.projector.linear_1.weight.device
+        device = self.device
         hidden = self.decoder.embed(on_device(ids, device))
         position_ids = on_device(positions, device, torch.float32)
         index = on_device(visual, device, torch.long)
@@ -237,7 +238,7 @@ class InternVLRuntime:
     def decode_positions(self, positions: Sequence[int]) -> Tensor:
         from luvc.memory import on_device
 
-        return on_device(positions, self.projector.linear_1.weight.device)[:, None]
+        return on_device(positions, self.device)[:, None]
 
 
 def _keys(layer: Any, hidden: Tensor) -> Tensor:

@@ -367,12 +367,7 @@ def _rotate(states: Tensor, rotary: tuple[Tensor, Tensor]) -> None:
 
 def _keys(layer: Any, hidden: Tensor) -> Tensor:
     """Attention keys of a block for tokens of the residual stream, `[tokens, dim]` in and out."""
-    import torch
-
-    qkv = layer.attn.qkv
-    dim = qkv.out_features // 3
-    bias = None if qkv.bias is None else qkv.bias[dim : 2 * dim]
-    return torch.nn.functional.linear(layer.norm1(hidden), qkv.weight[dim : 2 * dim], bias)
+    return layer.attn.qkv(layer.norm1(hidden)).chunk(3, -1)[1]
 
 
 class _Orders:

@@ -132,7 +132,8 @@ half a line, and has no `run_finished`.
 |---|---|
 | `run_started` | name, planned, done, failed, pending, versions, machine, config_hash, estimate |
 | `engine_ready` | worker, startup_s; attention, dtype, device where the engine tells |
-| `heartbeat` | done, failed, left, videos_per_s, eta_s, engine_peak_bytes, stage: busy_s, starved_s, units; storage: writes, reads |
+| `heartbeat` | done, failed, left, videos_per_s, eta_s, engine_peak_bytes, stage: busy_s, starved_s, units; \
+storage: writes, reads |
 | `part_written` | path, rows, units, bytes |
 | `unit_failed` | unit_id, stage, error_class |
 | `run_finished` | outcome (done, some_failed, interrupted, aborted), done, failed, left, wall_s |
