@@ -47,7 +47,7 @@ def run(ray_address, *arguments):
 
 
 def test_the_report_is_written_where_it_is_told(ray_address, tmp_path):
-    small = ["--shape", "tiny", "--videos", "2", "--rounds", "1", "--batches", "--presets", "balanced"]
+    small = ["--shape", "tiny", "--videos", "2", "--rounds", "1", "--batches", "1", "--presets", "balanced"]
     done = run(ray_address, "--out", str(tmp_path / "new" / "bench.json"), *small)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "new" / "bench.json").read_text())
