@@ -74,6 +74,7 @@ class Engine:
         self.graphs = DecodeGraphs(runtime.decoder, self.cache, self.device.type == "cuda") if fixed else None
         self._waiting: deque[Slot] = deque()
         self._running: list[Slot] = []
+        self.decode_steps = 0
         self._finished: list[Completion] = []
         self._prefill_limit, self._encode_limit = budgets.prefill_tokens, budgets.encode_tokens
         self._prefilled_tokens = 0
@@ -285,6 +286,7 @@ class Engine:
 
     def _decode(self) -> Tensor:
         """Logits `[running, vocabulary]` of the next token of every running sequence."""
+        self.decode_steps += 1
         padding = [0] * (self.graphs.bucket() - len(self._running)) if self.graphs else []
         ids = on_device([*(sequence.ids[-1] for sequence in self._running), *padding], self.device)
         positions = self.runtime.decode_positions([*(sequence.position for sequence in self._running), *padding])

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from luvc.bench.process import Contestant, ContestantFailed
-from luvc.bench.report import chart, summarise, table
+from luvc.bench.report import chart, rates, summarise, table
 from luvc.bench.setting import SETTINGS
 from luvc.compression import PRESETS
 
@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"error: {error}")
         return 1
     say(table(report))
+    say(rates(report))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

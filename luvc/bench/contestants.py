@@ -89,6 +89,8 @@ class Ours:
         runtime = family_of(model.config.to_dict()).runtime(model, _Tokenizer(), Normalisation())
         budgets = Budgets(kv_bytes=(40 if clips[0].is_cuda else 2) << 30, max_new_tokens=setting.new_tokens)
         self.engine = Engine(runtime, Compression.from_any(compression), budgets, ())
+        layers = (*runtime.decoder.model.layers.parameters(), *runtime.decoder.head.parameters())
+        self._step_bytes = sum(weight.nbytes for weight in layers)  # of weights that every decode step reads
         prepare(model)  # as `luvc.load` does
         self.requests = [luvc.Request(str(index), ["?"], clip) for index, clip in enumerate(clips)]
         self.setting = setting
@@ -98,16 +100,29 @@ class Ours:
         graphs = self.engine.graphs is not None
         list(self.engine.generate(self.requests if graphs else self.requests[:4]))
 
+    def _rates(self, stages: dict[str, float]) -> dict[str, float]:
+        """How near to the hardware: the schedule's FLOP a second, and bytes of weights read by decode steps."""
+        (plan,) = self.engine._plan(self.requests[0]).plans
+        steps, self.engine.decode_steps = self.engine.decode_steps, 0
+        return {
+            "encode_flop_per_s": plan.vision_flops * len(self.requests) / stages["encode_s"],
+            "prefill_flop_per_s": plan.prefill_flops(len(PROMPT)) * len(self.requests) / stages["prefill_s"],
+            "decode_weight_bytes_per_s": self._step_bytes * steps / stages["decode_s"],
+        }
+
     def __call__(self) -> dict[str, Any]:
         """All videos."""
+        self.engine.decode_steps = 0
         done = list(self.engine.generate(self.requests))
         for each in done:
             if each.error is not None or len(each.answers[0].token_ids) != self.setting.new_tokens:
                 raise RuntimeError(f"a request failed in the benchmark: {each.error}")
         counts = done[0].tokens
         names = ("encode_s", "prefill_s", "decode_s")
+        stages = {name: sum(getattr(each.times, name) for each in done) for name in names}
         return {
-            "stages": {name: sum(getattr(each.times, name) for each in done) for name in names},
+            "stages": stages,
+            "rates": self._rates(stages),
             "tokens": {"visual": counts.visual, "merged": counts.merged, "mean_by_layer": counts.mean_by_layer},
             "attention": self.engine.backend.name,
             "kv_bytes": self.engine.cache.allocated_bytes,

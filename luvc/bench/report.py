@@ -66,6 +66,22 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def rates(report: dict[str, Any]) -> str:
+    """How near each of our contestants came to the hardware, one line each."""
+    lines = []
+    for name, rounds in report["timings"].items():
+        if "rates" in rounds[-1]:
+            encode, prefill, decode = (
+                statistics.median(each["rates"][key] for each in rounds)
+                for key in ("encode_flop_per_s", "prefill_flop_per_s", "decode_weight_bytes_per_s")
+            )
+            lines.append(
+                f"{name}: encoder {encode / 1e12:.3g} TFLOP/s, prefill {prefill / 1e12:.3g} TFLOP/s, "
+                f"decode steps read {decode / 1e9:.3g} GB/s of weights"
+            )
+    return "\n".join(lines)
+
+
 COLOURS = {"encode_s": "#4269d0", "prefill_s": "#efb118", "decode_s": "#3ca951", "all": "#9498a0"}
 NAMES = {"encode_s": "encoder", "prefill_s": "prefill", "decode_s": "decoding", "all": "not split"}
 

@@ -25,6 +25,8 @@ def test_a_tiny_run_writes_the_promised_keys(tmp_path, capsys):
     assert rounds["off"][0]["attention"] == "sdpa"
     shown = capsys.readouterr().out
     assert "| balanced |" in shown
+    assert "balanced: encoder " in shown
+    assert rounds["off"][0]["rates"]["decode_weight_bytes_per_s"] > 0
     assert "| transformers, batch 2 |" in shown
     ElementTree.fromstring(out.with_suffix(".svg").read_text())
 
