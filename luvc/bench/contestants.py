@@ -105,7 +105,7 @@ class Ours:
         (plan,) = self.engine._plan(self.requests[0]).plans
         steps, self.engine.decode_steps = self.engine.decode_steps, 0
         return {
-            "encode_flop_per_s": plan.vision_flops * len(self.requests) / stages["encode_s"],
+            "encode_flop_per_s": plan.vision_flops() * len(self.requests) / stages["encode_s"],
             "prefill_flop_per_s": plan.prefill_flops(len(PROMPT)) * len(self.requests) / stages["prefill_s"],
             "decode_weight_bytes_per_s": self._step_bytes * steps / stages["decode_s"],
         }
