@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", help="write the JSON here: a path or URL")
     parser.add_argument("--gpus", type=float, help="GPUs to reserve; default: 1 if the cluster has any now, else 0")
+    parser.add_argument("--cpus", type=float, help="CPUs to reserve; default: all of the largest node")
     args, rest = parser.parse_known_args(argv)
     if args.out:
         from pipeline.section import expand_url
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         args.out = expand_url(args.out)
         check_writable(args.out.rpartition("/")[0])
-    code, report = _on_a_node(args.gpus, rest)
+    code, report = _on_a_node(args.gpus, args.cpus, rest)
     if report:
         from luvc.bench.report import table
 
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _on_a_node(gpus: float | None, arguments: list[str]) -> tuple[int, bytes]:
+def _on_a_node(gpus: float | None, cpus: float | None, arguments: list[str]) -> tuple[int, bytes]:
     """Exit code and report of the benchmark, run as one Ray task."""
     cluster.prepare_environment()
     address = os.environ.get("RAY_ADDRESS", "auto")
@@ -70,7 +71,7 @@ def _on_a_node(gpus: float | None, arguments: list[str]) -> tuple[int, bytes]:
     try:
         if gpus is None:
             gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
-        options = {"num_gpus": gpus, "num_cpus": cpus_of_a_node(ray.nodes(), gpus), "max_retries": 0}
+        options = {"num_gpus": gpus, "num_cpus": cpus or cpus_of_a_node(ray.nodes(), gpus), "max_retries": 0}
         task = ray.remote(_bench).options(**options).remote(with_defaults(arguments, gpus))
         code, report = ray.get(task)
         return int(code), bytes(report)

@@ -242,7 +242,9 @@ def test_several_prompts_share_one_encoding(tiny, monkeypatch):
 
 def test_load_says_what_is_held_and_what_the_last_step_prefilled(tiny):
     engine = tiny.engine("balanced", budgets=Budgets(prefill_tokens=5000, kv_bytes=1 << 26, max_new_tokens=3))
-    assert engine.load() == EngineLoad(0, 0, 0, 5000, 0, 1 << 26)
+    load = engine.load()
+    assert load.peak_bytes > 1 << 20
+    assert load == EngineLoad(0, 0, 0, 5000, 0, 1 << 26, load.peak_bytes)
     engine.submit(Request("v", ["One?", "Two?"], tiny.clip(3, 1)))
     assert engine.load().waiting == 2
     engine.step()
