@@ -14,6 +14,7 @@ from luvc.scheduling import schedule
 from luvc.types import Answer, Clip, Completion, Request, TokenCounts
 
 if TYPE_CHECKING:
+    from luvc.encoder import Encoder
     from luvc.engine import Engine
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Request",
     "TokenCounts",
     "load",
+    "load_encoder",
     "schedule",
 ]
 
@@ -35,6 +37,13 @@ def load(model: Any, compression: Any = "balanced", **options: Any) -> Engine:
     from luvc.loading import load as load_engine
 
     return load_engine(model, compression=compression, **options)
+
+
+def load_encoder(model: Any, compression: Any = "balanced", **options: Any) -> Encoder:
+    """Load the vision encoder of a checkpoint; see `luvc.loading.load_encoder`."""
+    from luvc.loading import load_encoder as load
+
+    return load(model, compression=compression, **options)
 
 
 def __getattr__(name: str) -> Any:

@@ -20,21 +20,15 @@ from luvc import attention, sampling
 from luvc.backends import choose
 from luvc.compression import Compression
 from luvc.decode_graphs import DecodeGraphs
-from luvc.errors import LuvcError, OutOfMemory, PromptTooLong, RequestError
-from luvc.families import FAMILIES
+from luvc.encoder import Passes, plan_clip, to_device
+from luvc.errors import LuvcError, PromptTooLong, RequestError
+from luvc.failures import EngineFailure, as_request_error, is_out_of_memory
 from luvc.families.base import ClipPlan, Encoded, Runtime
 from luvc.kv_cache import KVCache
 from luvc.memory import keep_freed_pages, on_device, peak_bytes
 from luvc.preprocess import to_tensor
-from luvc.scheduling import Schedule, schedule
 from luvc.types import Answer, Clip, Completion, EngineLoad, Request, TokenCounts, drive
 from luvc.work import Budgets, Job, Slot, shared_prefixes, unique
-
-
-class EngineFailure(RequestError):
-    """The engine failed in a way that no request is known to have caused; trying again can help."""
-
-    retryable = True
 
 
 class Engine:
@@ -76,7 +70,8 @@ class Engine:
         self._running: list[Slot] = []
         self.decode_steps = 0
         self._finished: list[Completion] = []
-        self._prefill_limit, self._encode_limit = budgets.prefill_tokens, budgets.encode_tokens
+        self._prefill_limit = budgets.prefill_tokens
+        self._passes = Passes(runtime, budgets.encode_tokens)
         self._prefilled_tokens = 0
 
     # The protocol the pipeline drives (luvc.types.EngineProtocol) --------------------------------
@@ -156,15 +151,9 @@ class Engine:
         return job
 
     def _plan_clip(self, request_id: str, clip: Clip) -> ClipPlan:
-        count, height, width = to_tensor(clip.frames, request_id).shape[:3]
-        if clip.image and count != 1:
-            raise RequestError(f"request {request_id!r}: an image has one frame, not {count}")
-        family = FAMILIES[self.model_config.family]
-        if not family.fits(self.model_config, height, width):
-            height, width = family.frame_size(self.model_config, height, width, count)
-        grid = family.grid(self.model_config, count, height, width)
-        plan = schedule(self.model_config, grid, self.compression)
-        return ClipPlan(plan, clip.image, clip.frame_interval_s)
+        if clip.encoded is None and self.runtime.tower is None:
+            raise RequestError(f"request {request_id!r}: this engine has no encoder", "give it encoded clips")
+        return plan_clip(self.model_config, self.compression, request_id, clip)
 
     def _admit(self) -> list[Slot]:
         """Waiting sequences that fit the budgets now, first come first served; one always fits alone."""
@@ -201,9 +190,9 @@ class Engine:
             self.cache.truncate(before)
             cause = error
         if len(admitted) == 1:
-            self._fail(admitted[0].job, _as_request_error(cause, admitted[0].job.request.id))
+            self._fail(admitted[0].job, as_request_error(cause, admitted[0].job.request.id))
             return
-        if _is_out_of_memory(cause):
+        if is_out_of_memory(cause):
             # Remember the ceiling: later batches stay below it.
             self._prefill_limit = max(1, sum(sequence.prefill_tokens for sequence in admitted) // 2)
         middle = len(admitted) // 2
@@ -241,34 +230,21 @@ class Engine:
         self._append(admitted, tokens)
 
     def _encode(self, jobs: list[Job]) -> None:
-        """Encode each clip once, however many prompts it has."""
+        """Encode each clip once, however many prompts it has; some come encoded."""
         fresh = [job for job in unique(jobs) if job.clips and not job.encoded]
-        if not fresh:
-            return
-        started = self._mark()
-        frames = [
-            on_device(to_tensor(clip.frames, job.request.id), self.device)
-            for job in fresh
-            for clip in job.request.media
-        ]
-        plans = [plan for job in fresh for plan in job.plans]
-        encoded = iter(self._encode_within_memory(frames, plans))
-        seconds = self._elapsed(started)
-        total = sum(sum(plan.encoder_tokens) for plan in plans)
+        raw = [(job, clip, plan) for job in fresh for clip, plan in job.raw]
+        made: Iterator[Encoded] = iter(())
+        if raw:
+            started = self._mark()
+            frames = [on_device(to_tensor(clip.frames, job.request.id), self.device) for job, clip, _ in raw]
+            made = iter(self._passes.encode(frames, [plan for _, _, plan in raw]))
+            seconds = self._elapsed(started)
+            total = sum(sum(plan.encoder_tokens) for _, _, plan in raw)
+            for job in fresh:
+                job.spent(encode_s=seconds * sum(sum(plan.encoder_tokens) for _, plan in job.raw) / total)
         for job in fresh:
-            job.encoded = tuple(next(encoded) for _ in job.clips)
-            job.spent(encode_s=seconds * sum(sum(plan.encoder_tokens) for plan in job.plans) / total)
-
-    def _encode_within_memory(self, frames: list[Tensor], plans: list[Schedule]) -> list[Encoded]:
-        """Encode in passes that fit: out of memory halves them, for good."""
-        while True:
-            try:
-                return self.runtime.encode(frames, plans, self._encode_limit)
-            except Exception as error:
-                one_frame = max(max(plan.encoder_tokens) // plan.grid.frames for plan in plans)
-                if not _is_out_of_memory(error) or self._encode_limit <= one_frame:
-                    raise
-                self._encode_limit = max(one_frame, self._encode_limit // 2)
+            clips = job.request.media
+            job.encoded = tuple(to_device(clip.encoded, self.device) if clip.encoded else next(made) for clip in clips)
 
     def _decode_safely(self) -> None:
         try:
@@ -350,17 +326,3 @@ class Engine:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter() - started
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
-def _as_request_error(error: BaseException, request_id: str) -> LuvcError:
-    if isinstance(error, LuvcError):
-        return error
-    if _is_out_of_memory(error):
-        return OutOfMemory(f"request {request_id!r} does not fit into memory even alone", "fewer or smaller frames")
-    return EngineFailure(f"request {request_id!r}: {type(error).__name__}: {error}")

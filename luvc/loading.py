@@ -1,20 +1,25 @@
-"""Loads a checkpoint into an `Engine`."""
+"""Loads a checkpoint into an `Engine`, into an `Encoder`, or into an engine that takes encoded clips."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from luvc import attention as seam
 from luvc import checkpoints
 from luvc.compression import Compression
+from luvc.encoder import Encoder
 from luvc.engine import Budgets, Engine
 from luvc.errors import ConfigError, ModelError
 from luvc.families import family_of
+from luvc.families.base import Runtime
 from luvc.prepared import prepare
 from luvc.preprocess import Normalisation, read_normalisation
+
+#: What of a model is kept: all of it, its vision encoder, or its language model.
+Part = Literal["all", "encoder", "decoder"]
 
 
 def load(
@@ -28,6 +33,7 @@ def load(
     attention: str = "auto",
     trust_remote_code: bool = False,
     budgets: Budgets | None = None,
+    part: Literal["all", "decoder"] = "all",
 ) -> Engine:
     """Load a model and return an engine.
 
@@ -41,16 +47,68 @@ def load(
         attention: back end of the attention seam: "auto" or one of `luvc.backends.BACKENDS`.
         trust_remote_code: run code that comes with the checkpoint; off unless asked for.
         budgets: limits of batches and memory.
+        part: "decoder" leaves the vision encoder out (of a loaded model, too); clips then have to come encoded
+            (`load_encoder`).
+
+    Raises:
+        ModelError: the checkpoint cannot be found, read, or is of an unsupported family.
+        ConfigError: an impossible compression, dtype or device.
+    """
+    if part not in ("all", "decoder"):
+        raise ConfigError(f"luvc.load: part {part!r} is not known", "all or decoder; load_encoder for the encoder")
+    settings = Compression.from_any(compression)
+    runtime, eos_ids, ours = _open(model, part, processor, revision, dtype, device, trust_remote_code)
+    engine = Engine(runtime, settings, budgets or Budgets(), eos_ids, attention)
+    if ours is not None:
+        prepare(ours)
+    return engine
+
+
+def load_encoder(
+    model: Any,
+    compression: Any = "balanced",
+    *,
+    processor: Any = None,
+    revision: str | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: str = "auto",
+    attention: str = "auto",
+    trust_remote_code: bool = False,
+    encode_tokens: int = 0,
+) -> Encoder:
+    """Load the vision encoder of a model; the language model is left out (of a loaded model, too).
+
+    Args:
+        encode_tokens: encoder tokens of one pass; 0: what suits the device.
+        model, compression, processor, revision, dtype, device, attention, trust_remote_code: see `load`.
 
     Raises:
         ModelError: the checkpoint cannot be found, read, or is of an unsupported family.
         ConfigError: an impossible compression, dtype or device.
     """
     settings = Compression.from_any(compression)
+    runtime, _, ours = _open(model, "encoder", processor, revision, dtype, device, trust_remote_code)
+    encoder = Encoder(runtime, settings, encode_tokens, attention)
+    if ours is not None:
+        prepare(ours)
+    return encoder
+
+
+def _open(
+    model: Any,
+    part: Part,
+    processor: Any,
+    revision: str | None,
+    dtype: str | torch.dtype,
+    device: str,
+    trust_remote_code: bool,
+) -> tuple[Runtime, list[int], Any]:
+    """A part of a model on its device, the ids that end an answer, and the model unless it was handed over."""
     ours = isinstance(model, (str, Path))  # a model that was handed over stays as it is
     if ours:
+        place = _device(device)
         model, tokenizer, norm = _from_checkpoint(
-            str(model), revision, _dtype(dtype, _device(device)), _device(device), trust_remote_code
+            str(model), revision, _dtype(dtype, place), place, trust_remote_code, part
         )
     else:
         if processor is None:
@@ -58,20 +116,28 @@ def load(
         tokenizer = getattr(processor, "tokenizer", processor)
         image_processor = getattr(processor, "image_processor", None)
         norm = Normalisation.from_config(image_processor.to_dict() if image_processor is not None else {})
+        _keep(model, part)
     family = family_of(model.config.to_dict())
     # One seam for all layers; without a plan it is SDPA, so the model still works on its own.
     model.set_attn_implementation(seam.NAME)
     model.eval()
     eos = model.generation_config.eos_token_id
     eos_ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
-    engine = Engine(family.runtime(model, tokenizer, norm), settings, budgets or Budgets(), eos_ids, attention)
-    if ours:
-        prepare(model)
-    return engine
+    return family.runtime(model, tokenizer, norm), eos_ids, model if ours else None
+
+
+def _keep(model: Any, part: Part) -> None:
+    """Take out of a loaded model what the other part is for."""
+    if part == "decoder":
+        for name in family_of(model.config.to_dict()).encoder_modules:
+            setattr(model.model, name, None)
+    if part == "encoder":
+        # The embedding goes with the head: many models tie the two.
+        model.model.language_model = model.lm_head = None
 
 
 def _from_checkpoint(
-    name: str, revision: str | None, dtype: torch.dtype, device: torch.device, trust_remote_code: bool
+    name: str, revision: str | None, dtype: torch.dtype, device: torch.device, trust_remote_code: bool, part: Part
 ) -> tuple[Any, Any, Normalisation]:
     from transformers import AutoModelForImageTextToText, AutoTokenizer
 
@@ -83,6 +149,7 @@ def _from_checkpoint(
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"model.id {name!r}: {error}") from error
+    _keep(model, part)  # before it takes memory of the device
     return model.to(device), tokenizer, read_normalisation(source, revision)
 
 

@@ -56,7 +56,7 @@ def to_tensor(video: Any, request_id: str) -> Tensor:
         RequestError: another shape or type.
     """
     try:
-        frames = video if isinstance(video, Tensor) else torch.from_numpy(_writable(video))
+        frames = video if isinstance(video, Tensor) else torch.from_numpy(writable(video))
     except (TypeError, ValueError) as error:
         raise RequestError(f"request {request_id!r}: video is not an array of numbers: {error}") from error
     if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
@@ -84,10 +84,11 @@ def normalise(frames: Tensor, size: tuple[int, int], norm: Normalisation, dtype:
     return pixels.div_(255).sub_(mean).div_(std).to(dtype)
 
 
-def _writable(video: Any) -> Any:
+def writable(values: Any) -> Any:
+    """An array that torch may share; a copy where its memory is read-only."""
     import numpy as np
 
-    array = np.asarray(video)
+    array = np.asarray(values)
     # torch warns on read-only memory (Arrow, Ray's object store); such arrays are only ever read here, but
-    # a copy of uint8 frames is cheap beside one pass of the encoder.
+    # a copy is cheap beside one pass of the encoder or a prefill.
     return array if array.flags.writeable else array.copy()

@@ -16,19 +16,41 @@ from luvc.errors import LuvcError
 FinishReason = Literal["stop", "length"]
 
 
+@dataclass(frozen=True, eq=False)
+class EncodedClip:
+    """A clip's visual tokens behind encoder and merging, as NumPy arrays: what travels between processes.
+
+    Attributes:
+        features: uint8 `[tokens, dim * bytes of a value]`, rows of values of `dtype` (NumPy has no bfloat16).
+        dtype: the model's type by torch's name: bfloat16, float16 or float32.
+        row, column: float32 `[tokens]`, mean position of each token in its frame's original grid.
+        time: float32 `[tokens]`, mean frame of each token; None where frames were not merged.
+        frames_shape: shape of the frames it was made of, `(frames, height, width, 3)`: its token counts follow.
+    """
+
+    features: Any
+    dtype: str
+    row: Any
+    column: Any
+    time: Any | None
+    frames_shape: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Clip:
     """A video, or a still image (one frame).
 
     Attributes:
-        frames: uint8 `[frames, height, width, 3]`, RGB.
+        frames: uint8 `[frames, height, width, 3]`, RGB; None where the clip comes encoded.
         timestamps_s: time of each frame in seconds, `[frames]`; None when unknown.
         image: true when the one frame is a still (some families word the prompt differently).
+        encoded: what an encoder elsewhere made of the frames (`luvc.encoder`).
     """
 
     frames: Any
     timestamps_s: Sequence[float] | None = None
     image: bool = False
+    encoded: EncodedClip | None = None
 
     @property
     def frame_interval_s(self) -> float | None:
@@ -139,13 +161,14 @@ class StageTimes:
 
 @dataclass(frozen=True)
 class Completion:
-    """Outcome of one `Request`: answers in the order of its prompts, or an error."""
+    """Outcome of one `Request`: answers in the order of its prompts, or an error; from an encoder its clips."""
 
     id: str
     answers: tuple[Answer, ...] = ()
     tokens: TokenCounts = field(default_factory=TokenCounts)
     times: StageTimes = field(default_factory=StageTimes)
     error: LuvcError | None = None
+    encoded: tuple[EncodedClip, ...] = ()
 
 
 class EngineProtocol(Protocol):

@@ -10,7 +10,7 @@ import torch
 from luvc.families.base import ClipPlan, Encoded, Prompt, PromptLayout
 from luvc.packing import Shared, shared_tokens
 from luvc.scheduling import Schedule
-from luvc.types import Answer, Request, StageTimes
+from luvc.types import Answer, Clip, Request, StageTimes
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,12 @@ class Job:
     @property
     def plans(self) -> list[Schedule]:
         return [clip.schedule for clip in self.clips]
+
+    @property
+    def raw(self) -> list[tuple[Clip, Schedule]]:
+        """Clips that do not come encoded."""
+        pairs = zip(self.request.media, self.plans, strict=True)
+        return [(clip, plan) for clip, plan in pairs if clip.encoded is None]
 
     @property
     def merged_tokens(self) -> int:

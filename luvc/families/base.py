@@ -84,7 +84,8 @@ class Runtime(Protocol):
     """One loaded model of a family."""
 
     shape: ModelShape
-    decoder: Decoder
+    tower: Any  # None where the vision encoder was left out
+    decoder: Decoder  # without a model where the language model was left out
     tokenizer: Any
 
     def check(self, compression: Compression) -> None:
@@ -113,6 +114,8 @@ class Family(Protocol):
     """The torch-free half of a model family."""
 
     name: str
+    #: Modules of a loaded model that make visual tokens, by their names in `model.model`.
+    encoder_modules: tuple[str, ...]
 
     def shape(self, config: Mapping[str, Any]) -> ModelShape:
         """Dimensions from a checkpoint's `config.json`. Raises ModelError for what is not supported."""

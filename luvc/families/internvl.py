@@ -33,6 +33,7 @@ class InternVL:
     """Torch-free half; see `luvc.families.base.Family`."""
 
     name = "internvl"
+    encoder_modules: tuple[str, ...] = ("vision_tower", "multi_modal_projector")
 
     def shape(self, config: Mapping[str, Any]) -> ModelShape:
         vision, text = config["vision_config"], text_shape(config["text_config"])
@@ -93,7 +94,7 @@ class InternVLRuntime:
         self.tower, self.projector = model.model.vision_tower, model.model.multi_modal_projector
         self.decoder = Decoder(model.model.language_model, model.lm_head)
         self.image_token_id = int(model.config.image_token_id)
-        self.device = model.lm_head.weight.device
+        self.device = next(model.parameters()).device
         # The tower's final norm applies only to its last hidden state.
         self.final_norm = model.config.vision_feature_layer in (-1, int(model.config.vision_config.num_hidden_layers))
 
@@ -212,10 +213,9 @@ class InternVLRuntime:
                 positions.extend(range(position, position + merged) if compact else [position] * merged)
                 position += merged if compact else plan.grid.height * plan.grid.width
             lengths.append(len(ids) - start)
-        device = self.device
-        hidden = self.decoder.embed(on_device(ids, device))
-        position_ids = on_device(positions, device, torch.float32)
-        index = on_device(visual, device, torch.long)
+        hidden = self.decoder.embed(on_device(ids, self.device))
+        position_ids = on_device(positions, self.device, torch.float32)
+        index = on_device(visual, self.device, torch.long)
         if visual:
             encoded = [pair for prompt in prompts for pair in zip(prompt.encoded, prompt.clips, strict=True)]
             features = torch.cat([clip.features for clip, _ in encoded])

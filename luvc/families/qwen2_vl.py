@@ -40,6 +40,8 @@ MIN_IMAGE_TOKENS, MAX_IMAGE_TOKENS = 4, 1280
 class Qwen2VL:
     """Torch-free half; see `luvc.families.base.Family`."""
 
+    encoder_modules: tuple[str, ...] = ("visual",)
+
     def __init__(self, name: str) -> None:
         self.name = name
 
@@ -113,7 +115,7 @@ class Qwen2VLRuntime:
         self.model, self.tower = model.model, model.model.visual
         self.decoder = Decoder(model.model.language_model, model.lm_head)
         self.video_token_id, self.image_token_id = int(model.config.video_token_id), int(model.config.image_token_id)
-        self.device = model.lm_head.weight.device
+        self.device = next(model.parameters()).device
 
     def check(self, compression: Compression) -> None:
         """Every compression is supported."""
