@@ -71,6 +71,20 @@ class Generation(Section):
     seed: int = 0
 
 
+class Encoders(Section):
+    """The `run.encoders` section: the pool of vision encoders of `run.topology: split`.
+
+    Attributes:
+        actors: encoder actors; auto: the share of the GPUs that calibration gives them (`pipeline.run.pools`).
+        gpus_per_actor: auto: 1 where the cluster has GPUs, else 0; fractions share a GPU.
+        cpus_per_actor: CPUs an encoder actor reserves.
+    """
+
+    actors: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    gpus_per_actor: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+    cpus_per_actor: float = Field(default=1.0, gt=0)
+
+
 class RunSettings(Section):
     """The `run` section: the shape of the Ray job.
 
@@ -78,7 +92,9 @@ class RunSettings(Section):
         engine: "luvc"; "vllm", for models that luvc does not know and as the baseline; or "fake": answers without a
             model, to try everything else.
         engine_options: for vllm alone: arguments of `vllm.EngineArgs` (or `vllm.LLM`), such as `video_pruning_rate`.
-        actors: engine actors, one model each.
+        topology: fused: each actor holds the whole model; split: encoders and language models in actors of their own.
+        encoders: of topology split: the encoders; `actors` and what belongs to them are then the language models.
+        actors: engine actors, one model each; auto, in topology split: what calibration says.
         gpus_per_actor: auto: 1 where the cluster has GPUs, else 0.
         cpus_per_actor: CPUs an engine actor reserves.
         decode_cpus: CPUs a decode task reserves.
@@ -93,7 +109,9 @@ class RunSettings(Section):
 
     engine: Literal["luvc", "vllm", "fake"] = "luvc"
     engine_options: dict[str, Any] = Field(default_factory=dict)
-    actors: int = Field(default=1, ge=1)
+    topology: Literal["fused", "split"] = "fused"
+    encoders: Encoders = Encoders()
+    actors: Literal["auto"] | Annotated[int, Field(ge=1)] = 1
     gpus_per_actor: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
     cpus_per_actor: float = Field(default=1.0, gt=0)
     decode_cpus: float = Field(default=1.0, gt=0)
@@ -104,6 +122,28 @@ class RunSettings(Section):
     heartbeat_s: float = Field(default=10.0, gt=0)
     no_progress_s: float = Field(default=900.0, gt=0)
     ray_address: str = "auto"
+
+    @property
+    def engines(self) -> int:
+        """Actors with a language model; at least one while their number is not solved."""
+        return 1 if self.actors == "auto" else self.actors
+
+    @property
+    def encoder_actors(self) -> int:
+        """Actors with an encoder alone; at least one in topology split while their number is not solved."""
+        if self.topology == "fused":
+            return 0
+        return 1 if self.encoders.actors == "auto" else self.encoders.actors
+
+    @property
+    def model_actors(self) -> int:
+        """Actors that hold a model or a part of one."""
+        return self.engines + self.encoder_actors
+
+    @property
+    def model_cpus(self) -> float:
+        """CPUs these reserve."""
+        return self.engines * self.cpus_per_actor + self.encoder_actors * self.encoders.cpus_per_actor
 
 
 class OutputSettings(Section):
@@ -182,6 +222,20 @@ class RunConfig(Section):
     run: RunSettings = RunSettings()
     output: OutputSettings
     prices: Prices = Prices()
+
+    @model_validator(mode="after")
+    def _topology_can(self) -> RunConfig:
+        run = self.run
+        if run.topology == "fused":
+            if run.actors == "auto":
+                raise ConfigError("run.actors: auto is for run.topology: split", "give a number")
+            if run.encoders != Encoders():
+                raise ConfigError("run.encoders: topology fused has no encoders apart", "set run.topology: split")
+        elif run.engine != "luvc":
+            raise ConfigError(
+                f"run.topology: split: the engine {run.engine} has no encoder of its own", "set run.engine: luvc"
+            )
+        return self
 
     @model_validator(mode="after")
     def _engine_can(self) -> RunConfig:

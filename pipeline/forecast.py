@@ -60,5 +60,5 @@ def forecast(config: RunConfig, units: pa.Table) -> Forecast:
         )
     prices = Prices(config.prices.gpu_hour_usd, config.prices.cpu_hour_usd)
     run_id, rates = found
-    expected = estimate(amount(sound), rates, run_id, config.run.actors, prices)
+    expected = estimate(amount(sound), rates, run_id, config.run.model_actors, prices)
     return Forecast(expected, "" if expected else f"run {run_id} measured no stage times")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pipeline.report import actors
 from pipeline.report.format import hours, number, percent, plural
 from pipeline.report.records import RunFacts, StageTime, Totals
 from pipeline.report.runlog import UNFINISHED
@@ -70,7 +71,8 @@ def bottleneck(stages: Mapping[str, StageTime], run: RunFacts | None, video_hour
     """
     engine = [stage for stage in stages.values() if stage.device == "engine"]
     busy_s = sum(stage.busy_s or 0.0 for stage in engine)
-    starved_s = stages["encode"].starved_s if "encode" in stages else None
+    waits = [stage.starved_s for stage in engine if stage.starved_s is not None]
+    starved_s = sum(waits) if waits else None
     if run is not None and run.units and run.wall_s > 0 and starved_s is not None and busy_s + starved_s > 0:
         ready = (busy_s + starved_s) / (run.wall_s * _actors(run))
         if ready < READY_SHARE:
@@ -78,7 +80,8 @@ def bottleneck(stages: Mapping[str, StageTime], run: RunFacts | None, video_hour
                 f"Start-up-bound: the engine was at work or waiting for frames only {percent(ready)} of the run; "
                 "starting took the rest, so a longer run is faster per clip."
             )
-        waited = starved_s / (busy_s + starved_s)
+        # Only waiting for frames is the decoders' fault; a pool that waits for visual tokens waits for the encoder.
+        waited = (stages["encode"].starved_s or 0.0) / (busy_s + starved_s) if "encode" in stages else 0.0
         if waited >= STARVED_SHARE:
             return _starved(waited, (stages["video_decode"].busy_s or 0.0) / run.wall_s)
         return _engine_bound({stage.name: stage.busy_s or 0.0 for stage in engine}, waited)
@@ -91,7 +94,7 @@ def bottleneck(stages: Mapping[str, StageTime], run: RunFacts | None, video_hour
 
 
 def _actors(run: RunFacts) -> float:
-    return float((run.config.get("run") or {}).get("actors") or 1)
+    return float(actors.count(run.config.get("run") or {}))
 
 
 def _starved(waited: float, decode_cores: float) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.report import actors as model_actors
 from pipeline.report import timeline
 from pipeline.report.cost import Cost, Prices, Rented, cost
 from pipeline.report.estimate import Amount, Rates
@@ -142,16 +143,17 @@ def rates(run: RunLog, work: Work, manifest: pa.Table, stages: Sequence[StageTim
     """What the run needed for its units; None if it was not measured, or did units that are no longer planned."""
     done = manifest.filter(pc.is_in(manifest["unit_id"], value_set=distinct(work.units["unit_id"])))
     by_name = {stage.name: stage for stage in stages}
-    starved_s = by_name["encode"].starved_s
-    if not len(done) or len(done) != len(work.units) or starved_s is None:
+    waits = [by_name[name].starved_s for name in ("encode", "prefill")]
+    if not len(done) or len(done) != len(work.units) or waits[0] is None:
         return None
+    starved_s = sum(wait or 0.0 for wait in waits)
     busy = {name: stage.busy_s or 0.0 for name, stage in by_name.items()}
     settings = run.config.get("run") or {}
-    actors = int(settings.get("actors") or 1)
+    actors = model_actors.count(settings)
     held = rented(run)
     engine_s = busy["encode"] + busy["prefill"] + busy["decode"]
     active_s = min(run.wall_s, (engine_s + starved_s) / actors)
-    free_cpus = held.cpus - actors * float(settings.get("cpus_per_actor") or 1)
+    free_cpus = held.cpus - model_actors.cpus(settings)
     return Rates(
         done=amount(done),
         video_decode_s=busy["video_decode"],
@@ -170,10 +172,8 @@ def rates(run: RunLog, work: Work, manifest: pa.Table, stages: Sequence[StageTim
 def rented(run: RunLog) -> Rented:
     """Devices the run held: the cluster's if it says so, else what its configuration asked for."""
     settings = run.config.get("run") or {}
-    actors = float(settings.get("actors") or 1)
-    per_actor = settings.get("gpus_per_actor")
-    asked_gpus = actors * float(per_actor) if isinstance(per_actor, (int, float)) else None  # "auto" says nothing
-    asked_cpus = actors * float(settings.get("cpus_per_actor") or 1) + float(settings.get("decode_cpus") or 1)
+    asked_gpus = model_actors.gpus(settings)
+    asked_cpus = model_actors.cpus(settings) + float(settings.get("decode_cpus") or 1)
     gpus, cpus = run.machine.get("gpus"), run.machine.get("cpus")
     return Rented(
         wall_s=run.wall_s,

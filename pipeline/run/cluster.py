@@ -69,7 +69,7 @@ def _connect(ray: Any, address: str | None, config: RunConfig, verbose: bool) ->
 
 def local_cpus(config: RunConfig) -> int:
     """Logical CPUs of a local Ray: the machine's, but enough for all engine actors and one decoder to exist."""
-    needed = config.run.actors * config.run.cpus_per_actor + config.run.decode_cpus
+    needed = config.run.model_cpus + config.run.decode_cpus
     return max(os.cpu_count() or 1, math.ceil(needed))
 
 
@@ -155,7 +155,7 @@ def _runtime_env() -> dict[str, Any] | None:
 
 def _warn_if_too_small(ray: Any, config: RunConfig) -> None:
     have = ray.cluster_resources().get("CPU", 0)
-    needed = config.run.actors * config.run.cpus_per_actor + config.run.decode_cpus
+    needed = config.run.model_cpus + config.run.decode_cpus
     if have < needed:
         print(  # noqa: T201 - a person should see it while the run waits
             f"warning: the run needs {needed:g} CPUs to start, the cluster has {have:g}; waiting for more",

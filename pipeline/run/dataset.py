@@ -1,5 +1,7 @@
 """The run as a Ray Data pipeline: pending rows -> decode tasks -> engine actors -> outcomes for the sink.
 
+With `run.topology: split` a pool of encoder actors stands between decode tasks and engine actors.
+
 What is set here and why:
 
 - Blocks of input are sized by guided self-scheduling: large while there is much to do (a million units make some
@@ -11,6 +13,7 @@ What is set here and why:
   for all.
 - Decoded frames are bounded three times: calls in flight to an actor, two unread blocks a decode task, and a cap on the
   object store computed from the planned frame sizes.
+- Between encoders and language models only visual tokens travel: frames leave the object store when they are encoded.
 - The sink is the driver: outcomes are rows of text and counts (a few kB), a driver reads hundreds of them a
   second, and one writer makes whole files, flushing at an interrupt and stopping at a full disk simple. Frames never
   reach it.
@@ -28,12 +31,15 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources
 
 from pipeline.config import RunConfig
+from pipeline.run.engine_stage import EngineStage
 from pipeline.run.outcome import UNIT, Facts
-from pipeline.run.stages import AnswerStage, Decode, DecodeStage
+from pipeline.run.stages import AnswerStage, Decode, DecodeStage, EncodeStage
 
 LARGEST_BLOCK_UNITS = 64
 DECODE_CALLS = 256
 SMALLEST_STORE_BYTES = 128 * 1024**2
+#: A visual token of 8,192 dimensions in bfloat16 (or of 4,096 in float32), for a bound that needs no model.
+LARGEST_TOKEN_BYTES = 16 * 1024
 
 
 def block_sizes(units: int, workers: int) -> list[int]:
@@ -62,13 +68,14 @@ def store_bytes(units: pa.Table, config: RunConfig, decoders: int) -> int:
         units["frames"].cast(pa.int64()),
     )
     largest = 3 * int(pc.max(pixels).as_py() or 0)
-    in_flight = config.run.actors * config.run.in_flight_units + 2 * decoders
+    if config.run.topology == "split":
+        largest = max(largest, LARGEST_TOKEN_BYTES * int(pc.max(units["merged_tokens"]).as_py() or 0))
+    in_flight = config.run.model_actors * config.run.in_flight_units + 2 * decoders
     return max(SMALLEST_STORE_BYTES, 4 * in_flight * largest)
 
 
-def gpus_per_actor(config: RunConfig, cluster_gpus: float) -> float:
-    """`run.gpus_per_actor` with "auto" resolved."""
-    asked = config.run.gpus_per_actor
+def gpus_per_actor(asked: float | str, cluster_gpus: float) -> float:
+    """`run.gpus_per_actor`, or that of `run.encoders`, with "auto" resolved."""
     if asked == "auto":
         return 1.0 if cluster_gpus else 0.0
     return float(asked)
@@ -85,34 +92,41 @@ def build(units: pa.Table, config: RunConfig, facts: Facts, board: Any, decode: 
     context.execution_options.resource_limits = ExecutionResources(
         object_store_memory=store_bytes(units, config, decoders)
     )
-    in_flight = config.run.in_flight_units
-    return (
-        ray.data.from_arrow(blocks(units.select(UNIT.names), decoders))
-        .map_batches(
-            DecodeStage(config, facts.run_id, board, decode).__call__,
-            batch_size=None,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            num_cpus=config.run.decode_cpus,
-            # A fresh process now and then bounds what native decoders leak. A stage with its own remote arguments is
-            # also one that Ray Data does not fuse into the engine's actors.
-            max_calls=DECODE_CALLS,
-        )
-        .map_batches(
-            AnswerStage,
+    dataset = ray.data.from_arrow(blocks(units.select(UNIT.names), decoders)).map_batches(
+        DecodeStage(config, facts.run_id, board, decode).__call__,
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        num_cpus=config.run.decode_cpus,
+        # A fresh process now and then bounds what native decoders leak. A stage with its own remote arguments is
+        # also one that Ray Data does not fuse into the engine's actors.
+        max_calls=DECODE_CALLS,
+    )
+    run = config.run
+    stages: list[tuple[type[EngineStage], int, float, float | str]] = []
+    if run.topology == "split":
+        stages.append((EncodeStage, run.encoder_actors, run.encoders.cpus_per_actor, run.encoders.gpus_per_actor))
+    stages.append((AnswerStage, run.engines, run.cpus_per_actor, run.gpus_per_actor))
+    for stage, actors, cpus, gpus in stages:
+        dataset = dataset.map_batches(
+            stage,
             fn_constructor_args=(config, facts, board),
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            num_cpus=config.run.cpus_per_actor,
-            num_gpus=gpus_per_actor(config, resources.get("GPU", 0)),
-            compute=ActorPoolStrategy(
-                size=config.run.actors,
-                max_concurrent_calls_per_actor=in_flight,
-                max_tasks_in_flight_per_actor=in_flight + max(1, in_flight // 4),
-                enable_true_multi_threading=True,
-            ),
+            num_cpus=cpus,
+            num_gpus=gpus_per_actor(gpus, resources.get("GPU", 0)),
+            compute=_pool(actors, run.in_flight_units),
         )
+    return dataset
+
+
+def _pool(actors: int, in_flight: int) -> ActorPoolStrategy:
+    return ActorPoolStrategy(
+        size=actors,
+        max_concurrent_calls_per_actor=in_flight,
+        max_tasks_in_flight_per_actor=in_flight + max(1, in_flight // 4),
+        enable_true_multi_threading=True,
     )
 
 

@@ -1,6 +1,8 @@
-"""Opens the engine a configuration asks for. Imports torch only for a real one."""
+"""Opens the engine a configuration asks for, whole or in two parts. Imports torch only for a real one."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from luvc.types import EngineProtocol
 from pipeline.config import RunConfig
@@ -23,18 +25,33 @@ def open_engine(config: RunConfig) -> EngineProtocol:
     import luvc
     from luvc.engine import Budgets
 
-    model = config.model
     return luvc.load(
-        model.id,
-        revision=model.revision,
-        dtype=model.dtype,
-        device=model.device,
-        attention=model.attention,
-        trust_remote_code=model.trust_remote_code,
-        compression=config.compression,
+        config.model.id,
+        **_checkpoint(config),
+        part="decoder" if config.run.topology == "split" else "all",
         budgets=Budgets(
             prefill_tokens=0 if config.run.prefill_tokens == "auto" else config.run.prefill_tokens,
             kv_bytes=config.run.kv_bytes,
             max_new_tokens=config.generation.max_new_tokens,
         ),
     )
+
+
+def open_encoder(config: RunConfig) -> EngineProtocol:
+    """The vision encoder of the model alone, for `run.topology: split`; raises as `open_engine` does."""
+    import luvc
+
+    return luvc.load_encoder(config.model.id, **_checkpoint(config))
+
+
+def _checkpoint(config: RunConfig) -> dict[str, Any]:
+    """What both parts of a model are loaded with."""
+    model = config.model
+    return {
+        "revision": model.revision,
+        "dtype": model.dtype,
+        "device": model.device,
+        "attention": model.attention,
+        "trust_remote_code": model.trust_remote_code,
+        "compression": config.compression,
+    }

@@ -48,7 +48,7 @@ class Feed:
     """
 
     def __init__(self, units: pa.Table, config: RunConfig, facts: Facts, decode: Decode | None = None) -> None:
-        attempts, actors = config.run.attempts, config.run.actors
+        attempts, actors = config.run.attempts, config.run.model_actors
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._board = (
             ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote(attempts, ENGINE_STARTS * actors)

@@ -28,6 +28,7 @@ from pipeline.run.folder import Folder
 from pipeline.run.lease import Lease
 from pipeline.run.ledger import Ledger, Retry, read_done, read_failed, reckon
 from pipeline.run.outcome import UNIT, Facts
+from pipeline.run.pools import sized
 from pipeline.run.progress import Display, NoProgressGuard, Tally, duration
 from pipeline.run.sink import Part, PartWriter, Sink
 from pipeline.run.surroundings import stop_on_signal
@@ -106,13 +107,22 @@ def run(
         units = _work(manifest, ledger, retry_failed)
         with cluster.connected(config, verbose):
             if 0 < calibrate < units.num_rows:
-                first = _Job(config, run_id, folder, lease, ledger, spread(units, calibrate), say, asked).execute()
+                slice_ = spread(units, calibrate)
+                first = _Job(_sized(config, say), run_id, folder, lease, ledger, slice_, say, asked).execute()
                 if first.outcome not in ("done", "some_failed"):
                     return first
-                tried = pc.is_in(units["unit_id"], value_set=spread(units, calibrate)["unit_id"].combine_chunks())
+                tried = pc.is_in(units["unit_id"], value_set=slice_["unit_id"].combine_chunks())
                 ledger = read_ledger(folder, manifest["unit_id"])
                 units, run_id, asked = units.filter(pc.invert(tried)), new_run_id(), requests()
-            return _Job(config, run_id, folder, lease, ledger, units, say, asked).execute()
+            return _Job(_sized(config, say), run_id, folder, lease, ledger, units, say, asked).execute()
+
+
+def _sized(config: RunConfig, say: Callable[[str], None]) -> RunConfig:
+    """With pool sizes in place of "auto"."""
+    solved, why = sized(config, cluster.devices()["gpus"])
+    if why:
+        say(why)
+    return solved
 
 
 def _work(manifest: pa.Table, ledger: Ledger, retry_failed: Retry) -> pa.Table:

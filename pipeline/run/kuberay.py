@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from luvc.errors import ConfigError
-from pipeline.config import RunConfig
+from pipeline.config import Encoders, RunConfig, RunSettings
 from pipeline.run.parcel import Parcel, leads_nowhere, shared_folders
 
 RAY_VERSION = "2.60.0"
@@ -120,8 +120,9 @@ def ray_cluster(config: RunConfig, image: str, mounted: str | None = None) -> di
         mounted: name of a ConfigMap for the head to mount.
     """
     run = config.run
-    gpus = 1 if run.gpus_per_actor == "auto" else math.ceil(run.gpus_per_actor)
-    cpus = math.ceil(run.cpus_per_actor) + GPU_WORKER_DECODE_CPUS
+    pools: list[RunSettings | Encoders] = [run, run.encoders] if run.topology == "split" else [run]
+    gpus = max(1 if pool.gpus_per_actor == "auto" else math.ceil(pool.gpus_per_actor) for pool in pools)
+    cpus = math.ceil(max(pool.cpus_per_actor for pool in pools)) + GPU_WORKER_DECODE_CPUS
     return {
         "rayVersion": RAY_VERSION,
         "authOptions": {"mode": "token", "secretName": TOKEN_SECRET},
@@ -134,7 +135,7 @@ def ray_cluster(config: RunConfig, image: str, mounted: str | None = None) -> di
         },
         "workerGroupSpecs": [
             _workers("decode", f"{image}:cpu", DECODE_CPUS, 0, 1, MOST_DECODE_NODES),
-            _workers("gpu", f"{image}:cuda", cpus, gpus, run.actors, run.actors),
+            _workers("gpu", f"{image}:cuda", cpus, gpus, run.model_actors, run.model_actors),
         ],
     }
 

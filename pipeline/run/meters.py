@@ -79,7 +79,7 @@ STAGE_STARVED = Meter(
     "luvc_stage_starved_seconds_total",
     "counter",
     "seconds",
-    "Seconds engines waited for frames; stage is encode, where frames arrive.",
+    "Seconds actors waited: encode for frames, prefill for visual tokens (run.topology: split).",
     ("stage",),
 )
 LAST_UNIT = Meter(

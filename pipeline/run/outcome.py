@@ -2,6 +2,8 @@
 
     manifest row -> DECODED (the row, its frames or its failure) -> OUTCOME (its result rows or its failure row)
 
+With encoder and language model in different actors, ENCODED stands between the two: visual tokens instead of frames.
+
 One unit is one row all the way: nothing fans out, so nothing can be half written, lost or doubled by a retried
 task. Frames travel as one flat buffer that is never copied on this side of the decoder.
 Knows nothing of Ray or torch.
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from luvc.types import Completion, Request, Sampling
+from luvc.types import Clip, Completion, EncodedClip, Request, Sampling
 from pipeline.config import Generation
 from pipeline.schemas import FAILURES, IDENTITY, MANIFEST, RESULTS
 
@@ -44,7 +46,26 @@ PAYLOAD = pa.schema(
 UNIT = pa.schema([*MANIFEST, ("tried", pa.int32())])
 DECODED = pa.schema([*UNIT, *PAYLOAD])
 
-#: A finished unit. `worker` and the engine's seconds since its start let the driver see how busy engines are.
+#: What the encode stage puts in place of the frames; `shape` of `PAYLOAD` stays, token counts follow from it.
+TOKENS = pa.schema(
+    [
+        ("features", pa.large_binary()),
+        ("features_dtype", pa.string()),
+        ("token_row", pa.list_(pa.float32())),
+        ("token_column", pa.list_(pa.float32())),
+        ("token_time", pa.list_(pa.float32())),
+        ("encode_s", pa.float64()),
+        ("encoder", pa.string()),
+        ("encoder_starved_s", pa.float64()),
+    ]
+)
+ENCODED = pa.schema([*UNIT, *(field for field in PAYLOAD if field.name != "frames_rgb"), *TOKENS])
+
+#: Columns that are read through their buffers, never as Python values.
+LARGE = ("frames_rgb", "features", "token_row", "token_column", "token_time")
+
+#: A finished unit. `worker` and the engine's seconds since its start let the driver see how busy engines are;
+#: `encoder` and its seconds are null where one actor does both.
 OUTCOME = pa.schema(
     [
         ("results", pa.list_(RESULT)),
@@ -55,6 +76,8 @@ OUTCOME = pa.schema(
         ("busy_s", pa.float64()),
         ("starved_s", pa.float64()),
         ("engine_peak_bytes", pa.int64()),
+        ("encoder", pa.string()),
+        ("encoder_starved_s", pa.float64()),
     ]
 )
 
@@ -82,34 +105,70 @@ def decoded_row(row: Mapping[str, Any], payload: Mapping[str, Any], frames: np.n
     return pa.Table.from_arrays(columns, schema=DECODED)
 
 
-def _one_binary(frames: np.ndarray | None) -> pa.Array:
-    """A large_binary array of one value that shares the frames' memory."""
-    if frames is None:
+def encoded_row(unit: Mapping[str, Any], encoded: EncodedClip | None = None) -> pa.Table:
+    """One row of `ENCODED`; without an encoding the unit has failed."""
+    values = dict(unit)
+    if encoded is not None:
+        values |= {"features_dtype": encoded.dtype, "token_time": encoded.time}
+        values |= {"token_row": encoded.row, "token_column": encoded.column, "shape": list(encoded.frames_shape)}
+    columns = [
+        _one_binary(None if encoded is None else encoded.features)
+        if field.name == "features"
+        else pa.array([values.get(field.name)], field.type)
+        for field in ENCODED
+    ]
+    return pa.Table.from_arrays(columns, schema=ENCODED)
+
+
+def _one_binary(array: np.ndarray | None) -> pa.Array:
+    """A large_binary array of one value that shares the uint8 array's memory."""
+    if array is None:
         return pa.nulls(1, pa.large_binary())
-    data = pa.py_buffer(np.ascontiguousarray(frames))
+    data = pa.py_buffer(np.ascontiguousarray(array))
     offsets = pa.py_buffer(np.array([0, data.size], np.int64))
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, data])
 
 
 def frames_of(table: pa.Table, index: int) -> np.ndarray:
     """The frames of one row, `[frames, height, width, 3]` uint8, read-only, without a copy."""
+    return _bytes_of(table, "frames_rgb", index).reshape(table["shape"][index].as_py())
+
+
+def encoded_of(table: pa.Table, index: int) -> EncodedClip:
+    """The visual tokens of one row, read-only, without a copy."""
+    row, column, time = (table[name][index].values for name in ("token_row", "token_column", "token_time"))
+    return EncodedClip(
+        features=_bytes_of(table, "features", index).reshape(len(row), -1),
+        dtype=table["features_dtype"][index].as_py(),
+        row=row.to_numpy(),
+        column=column.to_numpy(),
+        time=None if time is None else time.to_numpy(),
+        frames_shape=tuple(table["shape"][index].as_py()),
+    )
+
+
+def _bytes_of(table: pa.Table, column: str, index: int) -> np.ndarray:
     # Through the buffers: an Arrow scalar of binary type is a copy.
-    value = table["frames_rgb"].slice(index, 1).chunk(0)
+    value = table[column].slice(index, 1).chunk(0)
     _, offsets, data = value.buffers()
     start, end = np.frombuffer(offsets, np.int64)[value.offset : value.offset + 2]
-    return np.frombuffer(data, np.uint8)[start:end].reshape(table["shape"][index].as_py())
+    return np.frombuffer(data, np.uint8)[start:end]
 
 
-def request_of(unit: Mapping[str, Any], video: np.ndarray, generation: Generation) -> Request:
-    """The engine's request for a decoded unit."""
+def request_of(unit: Mapping[str, Any], video: np.ndarray | EncodedClip, generation: Generation) -> Request:
+    """The engine's request for a unit that is decoded, or encoded already."""
+    times, still = unit["used_timestamps_s"], unit["duration_s"] == 0
+    shown: dict[str, Any]
+    if isinstance(video, EncodedClip):
+        shown = {"clips": (Clip(None, times, still and video.frames_shape[0] == 1, video),)}
+    else:
+        shown = {"video": video, "timestamps_s": times, "image": still and video.shape[0] == 1}
     return Request(
         id=unit["unit_id"],
         prompts=tuple(prompt["text"] for prompt in unit["prompts"]),
-        video=video,
-        timestamps_s=unit["used_timestamps_s"],
-        image=unit["duration_s"] == 0 and video.shape[0] == 1,
         max_new_tokens=generation.max_new_tokens,
         sampling=Sampling(generation.temperature, generation.top_p, generation.seed),
+        **shown,
     )
 
 
@@ -136,7 +195,7 @@ def result_rows(unit: Mapping[str, Any], completion: Completion, facts: Facts, n
     share = 1 / max(1, len(unit["prompts"]))
     common |= {
         "video_decode_s": (unit["video_decode_s"] or 0.0) * share,
-        "encode_s": times.encode_s * share,
+        "encode_s": (times.encode_s + (unit.get("encode_s") or 0.0)) * share,
         "prefill_s": times.prefill_s * share,
         "decode_s": times.decode_s * share,
     }

@@ -24,10 +24,11 @@ WINDOW_S = 120.0
 ENGINE_STAGES = {"encode": "encode_s", "prefill": "prefill_s", "decode": "decode_s"}
 
 #: From the end of the pipeline to its start: the last stage that holds work is the one that is stuck.
-STAGES_BACKWARDS = ("answer", "video_decode")
+STAGES_BACKWARDS = ("answer", "encode", "video_decode")
 
 WHERE_TO_LOOK = {
     "answer": "look at the engine actors' logs; a GPU that hangs, or answers longer than run.no_progress_s allows",
+    "encode": "look at the encoder actors' logs; a GPU that hangs",
     "video_decode": "look at the decode workers' logs and at the storage the videos come from",
     "start": "no worker has taken any work: are there enough free CPUs and GPUs for run.actors and run.decode_cpus?",
 }
@@ -56,7 +57,8 @@ class Tally:
         self.failed = 0
         self._busy_s: dict[str, float] = dict.fromkeys(("video_decode", *ENGINE_STAGES, "sink"), 0.0)
         self._units: dict[str, int] = dict.fromkeys(self._busy_s, 0)
-        self._starved_s: dict[str, float] = {}
+        #: By stage, by worker: where one actor does both, it waits for frames, which is the encoder's time.
+        self._starved_s: dict[str, dict[str, float]] = {}
         self.storage_reads = 0
         self._engine_peak_bytes = 0
 
@@ -72,9 +74,15 @@ class Tally:
         for stage, column in ENGINE_STAGES.items():
             self._busy_s[stage] += _sum(results[column])
             self._units[stage] += outcomes.num_rows - failures.num_rows
-        for worker, starved_s in zip(outcomes["worker"].to_pylist(), outcomes["starved_s"].to_pylist(), strict=True):
-            if worker is not None:
-                self._starved_s[worker] = max(starved_s or 0.0, self._starved_s.get(worker, 0.0))
+        waits = outcomes.select(["worker", "starved_s", "encoder", "encoder_starved_s"]).to_pylist()
+        for wait in waits:
+            self._waited("prefill" if wait["encoder"] else "encode", wait["worker"], wait["starved_s"])
+            self._waited("encode", wait["encoder"], wait["encoder_starved_s"])
+
+    def _waited(self, stage: str, worker: str | None, seconds: float | None) -> None:
+        if worker is not None:
+            by_worker = self._starved_s.setdefault(stage, {})
+            by_worker[worker] = max(seconds or 0.0, by_worker.get(worker, 0.0))
 
     def wrote(self, units: int, seconds: float) -> None:
         """Count a part file."""
@@ -106,7 +114,8 @@ class Tally:
         stage = {
             name: {"busy_s": round(busy_s, 3), "units": self._units[name]} for name, busy_s in self._busy_s.items()
         }
-        stage["encode"]["starved_s"] = round(sum(self._starved_s.values()), 3)
+        for name in {"encode", *self._starved_s}:
+            stage[name]["starved_s"] = round(sum(self._starved_s.get(name, {}).values()), 3)
         eta_s = self.eta_s
         return {
             "done": self._done_before + self.done,

@@ -12,8 +12,8 @@ from luvc.types import drive
 from pipeline.config import RunConfig, parse_config
 from pipeline.decode import decode_unit
 from pipeline.plan import plan
-from pipeline.run.engines import open_engine
-from pipeline.run.outcome import request_of
+from pipeline.run.engines import open_encoder, open_engine
+from pipeline.run.outcome import encoded_of, encoded_row, request_of
 from tests.luvc import tiny_qwen
 
 CLIPS = Path(__file__).parents[2] / "examples" / "videos"
@@ -28,7 +28,7 @@ def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def config_for(model: str, compression: object, tmp_path: Path) -> RunConfig:
+def config_for(model: str, compression: object, tmp_path: Path, **run: object) -> RunConfig:
     return parse_config(
         {
             "inputs": [{"path": str(CLIPS / name)} for name in ("bikes.mp4", "carphone_pristine.mp4")],
@@ -40,6 +40,7 @@ def config_for(model: str, compression: object, tmp_path: Path) -> RunConfig:
             "generation": {"max_new_tokens": 3},
             "decode": {"max_frame_tokens": 24},
             "output": {"path": str(tmp_path / "out")},
+            "run": run,
         }
     )
 
@@ -67,3 +68,26 @@ def test_planned_tokens_are_those_of_the_answer(family, compression, qwen_folder
         assert len(done.answers) == 2
         seen.add(done.id)
     assert seen == set(units)
+
+
+@pytest.mark.parametrize("family", ["internvl", "qwen2_5_vl"])
+def test_encoder_and_language_model_apart_answer_as_one(family, qwen_folder, tmp_path):
+    """What the actors of `run.topology: split` do, one after the other, with the rows that travel between them."""
+    model = "luvc-demo" if family == "internvl" else str(qwen_folder)
+    whole = config_for(model, "balanced", tmp_path)
+    split = config_for(model, "balanced", tmp_path, topology="split")
+    units = {row["unit_id"]: row for row in plan(whole).table.to_pylist()}
+    assert set(units) == {row["unit_id"] for row in plan(split).table.to_pylist()}, "the same answers, the same units"
+    requests = []
+    for row in units.values():
+        clip = decode_unit(row, whole.decode)
+        row["used_timestamps_s"] = list(clip.timestamps_s)
+        requests.append(request_of(row, clip.frames, whole.generation))
+    expected = {done.id: (done.answers, done.tokens) for done in drive(open_engine(whole), requests)}
+    encoded = []
+    for done in drive(open_encoder(split), requests):
+        assert done.error is None, done.error
+        travels = encoded_row(units[done.id], done.encoded[0])
+        assert len(done.encoded[0].features) == units[done.id]["merged_tokens"]
+        encoded.append(request_of(units[done.id], encoded_of(travels, 0), split.generation))
+    assert {done.id: (done.answers, done.tokens) for done in drive(open_engine(split), encoded)} == expected

@@ -62,7 +62,7 @@ def test_the_store_has_room_for_frames_in_flight(bench, videos):
     ("asked", "cluster", "given_"), [("auto", 0, 0.0), ("auto", 8, 1.0), (0.5, 8, 0.5), (0, 8, 0.0)]
 )
 def test_gpus(bench, videos, asked, cluster, given_):
-    assert gpus_per_actor(bench.config(videos, run={"gpus_per_actor": asked}), cluster) == given_
+    assert gpus_per_actor(bench.config(videos, run={"gpus_per_actor": asked}).run.gpus_per_actor, cluster) == given_
 
 
 def test_a_video_gets_the_options_of_its_own_input(bench):

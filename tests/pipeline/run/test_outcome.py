@@ -10,14 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luvc.errors import PromptTooLong
-from luvc.types import Answer, Completion, Sampling, StageTimes, TokenCounts
+from luvc.types import Answer, Completion, EncodedClip, Sampling, StageTimes, TokenCounts
 from pipeline.config import Generation
 from pipeline.run.outcome import (
     DECODED,
+    ENCODED,
+    LARGE,
     OUTCOME,
     UNIT,
     Facts,
     decoded_row,
+    encoded_of,
+    encoded_row,
     failure_row,
     failure_table,
     frames_of,
@@ -131,3 +135,40 @@ def test_every_unit_ends_exactly_once(units):
     results, failures = result_table(table), failure_table(table)
     assert results["text"].to_pylist() == [f"u{i}/{p}" for i, n in enumerate(units) for p in range(n)]
     assert failures["unit_id"].to_pylist() == [f"u{i}" for i, n in enumerate(units) if not n]
+
+
+@given(
+    tokens=st.integers(1, 5),
+    dim=st.sampled_from([1, 3, 8]),
+    dtype=st.sampled_from(["bfloat16", "float16", "float32"]),
+    timed=st.booleans(),
+)
+def test_visual_tokens_travel_unchanged(tokens, dim, dtype, timed):
+    """Through IPC, as the object store does, and beside a unit that has failed."""
+    rng = np.random.default_rng(0)
+    width = dim * (4 if dtype == "float32" else 2)
+    places = [rng.random(tokens, np.float32) for _ in range(3)]
+    clip = EncodedClip(
+        rng.integers(0, 255, (tokens, width), np.uint8), dtype, *places[:2], places[2] if timed else None, (2, 8, 8, 3)
+    )
+    failed = unit("b") | {"failure": failure_row(unit("b"), "encode", ValueError("bad"), 1, "run", NOW)}
+    done = unit("a") | payload(2) | {"encode_s": 0.5, "encoder": "w", "encoder_starved_s": 1.0}
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, ENCODED) as writer:
+        writer.write_table(pa.concat_tables([encoded_row(failed), encoded_row(done, clip)]))
+    table = pa.ipc.open_stream(sink.getvalue()).read_all()
+    assert table["failure"][0].as_py()["stage"] == "encode"
+    back = encoded_of(table.combine_chunks(), 1)
+    assert (back.dtype, back.frames_shape) == (dtype, (2, 8, 8, 3))
+    for got, sent in ((back.features, clip.features), (back.row, clip.row), (back.column, clip.column)):
+        np.testing.assert_array_equal(got, sent)
+        assert got.dtype == sent.dtype
+    assert (back.time is None) == (not timed)
+    if timed:
+        np.testing.assert_array_equal(back.time, clip.time)
+    rows = table.drop_columns(list(set(LARGE) & set(table.column_names))).to_pylist()
+    request = request_of(rows[1], back, Generation())
+    (shown,) = request.media
+    assert (shown.encoded, shown.frames, tuple(shown.timestamps_s)) == (back, None, (0.0, 0.5))
+    results = result_rows(rows[1], completion("a", 1), FACTS, NOW)
+    assert results[0]["encode_s"] == 0.4 + 0.5

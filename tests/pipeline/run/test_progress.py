@@ -66,6 +66,17 @@ def test_heartbeat_sums_stages_and_workers():
     assert line(beat, Snapshot()) == "8 done, 2 failed, 6 left; starting workers and loading the model"
 
 
+def test_each_pool_waits_for_its_own_input():
+    tally = Tally(work=10, done=0, failed=0, clock=Clock())
+    for worker, waited_s, encoder, frames_s in (("a", 1.0, "e", 4.0), ("b", 2.0, "e", 5.0), ("a", 3.0, "f", 0.25)):
+        row = outcome(f"{worker}{encoder}", 1) | {"worker": worker, "starved_s": waited_s}
+        table = outcomes([row | {"encoder": encoder, "encoder_starved_s": frames_s}])
+        tally.add(table, result_table(table), failure_table(table))
+    stage = tally.heartbeat()["stage"]
+    assert stage["encode"]["starved_s"] == 5.25
+    assert stage["prefill"]["starved_s"] == 5.0
+
+
 def test_guard_names_the_stage():
     clock = Clock()
     guard = NoProgressGuard(60, clock)
@@ -89,7 +100,12 @@ def test_any_movement_resets_the_guard():
 
 @pytest.mark.parametrize(
     ("in_flight", "stage"),
-    [({}, "start"), ({"video_decode": 1}, "video_decode"), ({"video_decode": 1, "answer": 1}, "answer")],
+    [
+        ({}, "start"),
+        ({"video_decode": 1}, "video_decode"),
+        ({"video_decode": 1, "answer": 1}, "answer"),
+        ({"video_decode": 1, "encode": 1}, "encode"),
+    ],
 )
 def test_stuck_stage(in_flight, stage):
     assert stuck_stage(in_flight) == stage
