@@ -53,7 +53,7 @@ def small_parts(bench):
 
 
 def test_killed_between_data_and_rename_then_interrupted_then_finished(bench, videos, ray_address):
-    output, prompts = small_parts(bench), {"a": "[fake:latency=0.5]", "b": "Why?"}
+    output, prompts = small_parts(bench), {"a": "[fake:latency=1.5]", "b": "Why?"}
 
     def driver(in_flight_units, point="none"):
         run = {"in_flight_units": in_flight_units, "heartbeat_s": 0.2}

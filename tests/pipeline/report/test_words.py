@@ -21,7 +21,9 @@ def run(outcome: str = "done", units: int = 1, wall_s: float = 100.0) -> RunFact
 def stages(encode: float, prefill: float, decode: float, starved: float | None, video: float) -> dict[str, StageTime]:
     def stage(name: str, busy: float, waited: float | None) -> StageTime:
         device = "cpu" if name == "video_decode" else "engine"
-        return StageTime(name, device, busy, None, None, None if waited is None else busy, waited)
+        # One pool holds the whole model: what it waits is noted with its first stage.
+        own = None if name in ("prefill", "decode") else waited
+        return StageTime(name, device, busy, None, None, None if waited is None else busy, own)
 
     waits = starved
     return {
