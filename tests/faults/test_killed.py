@@ -53,7 +53,7 @@ def small_parts(bench):
 
 
 def test_killed_between_data_and_rename_then_interrupted_then_finished(bench, videos, ray_address):
-    output, prompts = small_parts(bench), {"a": "[fake:latency=1.5]", "b": "Why?"}
+    output, prompts = small_parts(bench), {"a": "[fake:latency=0.5]", "b": "Why?"}
 
     def driver(in_flight_units, point="none"):
         run = {"in_flight_units": in_flight_units, "heartbeat_s": 0.2}
@@ -64,8 +64,10 @@ def test_killed_between_data_and_rename_then_interrupted_then_finished(bench, vi
     assert [path.name for path in (bench.output / "results").iterdir() if path.name.endswith(".tmp")]
     assert len(set(bench.done())) == 2
 
+    killed = {beat["run_id"] for beat in bench.events("heartbeat")}
     code, text = driver(1).signal_when(
-        signal.SIGTERM, lambda: any(beat["done"] > 2 for beat in bench.events("heartbeat"))
+        signal.SIGTERM,
+        lambda: any(beat["done"] > 2 and beat["run_id"] not in killed for beat in bench.events("heartbeat")),
     )
     assert code == 1, text
     assert "6 units to do, 2 already done" in text
