@@ -25,8 +25,9 @@ demo: $(STAMP)  ## run the main job on the example clips and print captions and 
 test: $(STAMP)  ## the whole suite
 	$(BIN)/python -m pytest
 
-bench-cpu: $(STAMP)  ## engine against transformers, two cores, about 20 minutes
-	$(BIN)/luvc bench --shape cpu --out benchmarks/results/cpu.json
+bench-cpu: $(STAMP)  ## engine against transformers, and vLLM after make vllm-env; two cores, about 25 minutes
+	VLLM_ENABLE_V1_MULTIPROCESSING=0 $(BIN)/luvc bench --shape cpu --out benchmarks/results/cpu.json \
+	  $(if $(wildcard $(VLLM_VENV)/bin/python),--vllm-python $(VLLM_VENV)/bin/python)
 
 bench-gpu:  ## the same on a GPU machine that has torch and transformers, nothing else
 	python3 -m luvc.bench --shape gpu --device cuda --out benchmarks/results/gpu.json
