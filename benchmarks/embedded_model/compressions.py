@@ -1,6 +1,6 @@
 """What compression does to the embedded model's answers: every setting against no compression, on the same clips.
 
-    python -m benchmarks.embedded_model.compressions --stamps DIR --emoji DIR --textures DIR --out FILE
+    python -m benchmarks.embedded_model.compressions --material DIR --out FILE
 
 Held-out scenes of eight frames, answered by the engine. For each setting: how often the main object is named, how
 often the answers equal the uncompressed ones, visual tokens (mean over the decoder's layers) and engine seconds.
@@ -21,7 +21,7 @@ import torch
 
 import luvc
 from benchmarks.embedded_model.evaluate import CAPTION_QUESTION, OBJECT_QUESTION, names
-from benchmarks.embedded_model.sets import SETS, Assets
+from benchmarks.embedded_model.sets import SETS
 from luvc.engine import Budgets
 
 AT_HALF = {"schedule": "stages", "stages": [[1 / 3, 0.45], [2 / 3, 0.2025], [1.0, 0.0]]}
@@ -91,20 +91,18 @@ def table(results: dict[str, Any]) -> str:
 def main() -> None:
     """Measure all settings and print, or write, the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stamps", type=Path, required=True)
-    parser.add_argument("--emoji", type=Path, required=True)
-    parser.add_argument("--textures", type=Path, required=True)
+    parser.add_argument("--material", type=Path, required=True, help="folder made by benchmarks.exact.material")
     parser.add_argument("--clips", type=int, default=60)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="+", choices=SETTINGS, help="these settings (and off); others stay in --out")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    entry, assets = SETS["held_out_scenes"], Assets(args.stamps, args.emoji, args.textures)
-    scenes = [entry.scene(assets, entry.first_seed + index) for index in range(min(args.clips, entry.count))]
+    entry = SETS["held_out_scenes"]
+    scenes = [entry.scene(args.material, seed) for seed in entry.seeds[: args.clips]]
     requests = []
     for scene in scenes:
-        frames, _ = entry.draw(assets, scene.seed)
+        frames, _ = entry.draw(args.material, scene.seed)
         requests.append(luvc.Request(str(scene.seed), [CAPTION_QUESTION, OBJECT_QUESTION], frames))
     off: dict[str, list[str]] = {}
     results: dict[str, Any] = {

@@ -11,13 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.embedded_model.model import IMAGE_ID, Batch, pad_rows
-from benchmarks.embedded_model.sets import SETS, Assets, question
+from benchmarks.embedded_model.model import IMAGE_ID, Batch, branch_rows
+from benchmarks.embedded_model.sets import SETS, questions
+from benchmarks.embedded_model.units import is_backdrop, places, pooled
 
 # pooling window (rows, columns) over the 8 x 8 units -> 64, 32, 16, 4 visual tokens a frame
 WINDOWS = ((1, 1), (1, 2), (2, 2), (4, 4))
 NOISE_SHARE = 0.15
-WINDOW_SHARES = {1: (0.2, 0.15, 0.6, 0.05), 4: (0.08, 0.12, 0.65, 0.15), 8: (0.15, 0.1, 0.6, 0.15)}
+#: Questions that are asked of one reading of a clip.
+QUESTIONS = 8
+#: Of units that show nothing but a backdrop, so many take part in the warm start.
+BACKDROP_SHARE = 0.08
 
 
 def pool(units: torch.Tensor, window: tuple[int, int]) -> torch.Tensor:
@@ -66,24 +70,34 @@ class Prompter:
 
 
 class FeatureBank:
-    """One set's stored units, coverage and scenes."""
+    """One set's stored units, labels and scenes; on a GPU all of it lies in its memory."""
 
-    def __init__(self, name: str, folder: Path, assets: Assets) -> None:
+    def __init__(self, name: str, folder: Path, material: Path, device: str = "cpu") -> None:
         self.entry = SETS[name]
-        self.units = np.load(folder / f"{name}.npy", mmap_mode="r")
-        self.coverage = np.load(folder / f"{name}.coverage.npy", mmap_mode="r")
-        seeds = range(self.entry.first_seed, self.entry.first_seed + self.entry.count)
-        self.scenes: list[Any] = [self.entry.scene(assets, seed) for seed in seeds]
         done = folder / f"{name}.done"
         self.count = int(done.read_text()) if done.is_file() else 0
+        units, labels = (np.load(folder / f"{name}{kind}.npy", mmap_mode="r")[: self.count] for kind in ("", ".labels"))
+        self.units: Any = units if device == "cpu" else torch.from_numpy(units).to(device)
+        self.labels = torch.from_numpy(np.array(labels)).long().to(device)
+        seeds = self.entry.seeds[: self.count]
+        self.scenes: list[Any] = [self.entry.scene(material, seed) for seed in seeds]
+        self.twins: list[Any] = [self.entry.twin(material, seed) for seed in seeds]
 
     def clip(self, index: int, frames: Sequence[int]) -> torch.Tensor:
         """Units of some frames of one scene: `[frames, 64, 1536]` float32."""
-        return self.stored(index, frames).float()
+        return self.clips([index], [frames])[0]
 
-    def stored(self, index: int, frames: Sequence[int]) -> torch.Tensor:
-        """The same as they are stored, float16."""
-        return torch.from_numpy(np.array(self.units[index, list(frames)]))
+    def clips(self, indices: Any, frames: Any) -> torch.Tensor:
+        """Units of `frames` `[scenes, n]` of the scenes `indices` `[scenes]`: `[scenes, n, 64, 1536]` float32."""
+        at = np.asarray(indices)[:, None], np.asarray(frames)
+        if torch.is_tensor(self.units):
+            return self.units[tuple(map(torch.from_numpy, at))].float()
+        return torch.from_numpy(self.units[at]).float()
+
+    def shown(self, index: int, backwards: bool) -> Any:
+        """A scene, or its twin where it has one."""
+        twin = self.twins[index] if backwards else None
+        return self.scenes[index] if twin is None else twin
 
 
 def draw_batch(
@@ -94,24 +108,59 @@ def draw_batch(
     token_budget: int,
     device: str = "cpu",
 ) -> Batch:
-    """One batch of one shape: a number of frames, a pooling window, then as many scenes as the budget holds."""
+    """One batch of one shape: a number of frames, a pooling window, then as many scenes as the budget holds, each with
+    its questions."""
     bank = banks[rng.choice(len(banks), p=np.asarray(shares) / sum(shares))]
     frames = bank.entry.frame_count(rng)
-    window = WINDOWS[rng.choice(len(WINDOWS), p=WINDOW_SHARES[bank.entry.frames])]
+    window = WINDOWS[rng.choice(len(WINDOWS), p=bank.entry.windows)]
     per_frame = 64 // (window[0] * window[1])
     image = frames == 1 and rng.random() < 0.5
-    length = frames * (per_frame + 8) + 30
-    rows: list[tuple[list[int], list[int]]] = []
-    stored: list[torch.Tensor] = []
-    for _ in range(max(1, token_budget // length)):
-        index = int(rng.integers(bank.count))
-        picked = bank.entry.picked(frames, rng)
-        text, answer = question(bank.scenes[index], frames, image, rng)
-        rows.append((prompter.ids(text, frames, per_frame, image), list(prompter.encode(answer))))
-        stored.append(bank.stored(index, [int(frame) for frame in picked]))
-    clips = torch.stack(stored).to(device).float()
+    rows: list[tuple[list[int], list[tuple[list[int], list[int]]]]] = []
+    indices: list[int] = []
+    picked: list[list[int]] = []
+    longest = 0
+    while True:
+        index, backwards = int(rng.integers(bank.count)), bool(rng.random() < 0.5)
+        scene = bank.shown(index, backwards)
+        asked = questions(scene, frames, image, rng, QUESTIONS)
+        row = (
+            prompter.visual(frames, per_frame, image),
+            [(prompter.question(text), list(prompter.encode(answer))) for text, answer in asked],
+        )
+        length = len(row[0]) + sum(len(question) + len(answer) + 1 for question, answer in row[1])
+        if rows and max(longest, length) * (len(rows) + 1) > token_budget:
+            break
+        longest = max(longest, length)
+        chosen = bank.entry.picked(frames, rng).tolist()
+        mirrored = backwards and scene is not bank.scenes[index]
+        picked.append([bank.entry.frames - 1 - frame for frame in chosen] if mirrored else chosen)
+        rows.append(row)
+        indices.append(index)
+    clips = bank.clips(indices, picked)
     units = pool(clips.flatten(0, 1), window).reshape(len(rows), frames * per_frame, -1)
-    batch = pad_rows(rows, add_noise(units, rng)).to(device)
+    batch = branch_rows(rows, add_noise(units, rng)).to(device)
     if int((batch.ids == IMAGE_ID).sum()) != batch.units.shape[0] * batch.units.shape[1]:  # type: ignore[union-attr]
         raise RuntimeError("prompt and visual tokens disagree")
     return batch
+
+
+def draw_units(
+    banks: Sequence[FeatureBank], rng: np.random.Generator, frames: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Units of so many frames whose content is known: units `[n, 1536]`, labels `[n, 2]`, places `[n, 2]`."""
+    sizes = np.array([bank.count * bank.entry.frames for bank in banks], float)
+    window = ((1, 1), (2, 2))[int(rng.random() < 0.5)]
+    per_bank = rng.multinomial(frames, sizes / sizes.sum())
+    parts = []
+    for bank, count in zip(banks, per_bank, strict=True):
+        if count == 0:
+            continue
+        scenes, seen = rng.integers(bank.count, size=count), rng.integers(bank.entry.frames, size=count)
+        units = pool(bank.clips(scenes, seen[:, None]).flatten(0, 1), window)
+        found = pooled(bank.labels[torch.from_numpy(scenes), torch.from_numpy(seen)], window)
+        chance = torch.from_numpy(rng.random(found.shape[:-1])).to(found.device)
+        wanted = (found[..., 0] >= 0) & (~is_backdrop(found[..., 0]) | (chance < BACKDROP_SHARE))
+        where = places(window).to(found.device).expand(len(units), -1, -1)
+        parts.append((units[wanted], found[wanted], where[wanted]))
+    units, found, where = (torch.cat(part) for part in zip(*parts, strict=True))
+    return add_noise(units, rng), found, where

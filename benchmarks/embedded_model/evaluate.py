@@ -1,6 +1,6 @@
 """Held-out figures of a trained part: caption preference, object naming, and the same at a quarter of the tokens.
 
-    python -m benchmarks.embedded_model.evaluate --features DIR --stamps DIR --emoji DIR --trained FILE --out FILE
+    python -m benchmarks.embedded_model.evaluate --features DIR --material DIR --trained FILE --out FILE
 
 Two held-out sets, 8 frames a clip: scenes never composed in training from cut-outs seen in training, and scenes
 of cut-outs never seen. Not for tuning: run it once per training run.
@@ -23,8 +23,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.embedded_model.data import FeatureBank, Prompter, pool
-from benchmarks.embedded_model.model import Batch, CaptionModel, pad_rows
-from benchmarks.embedded_model.sets import Assets
+from benchmarks.embedded_model.model import Batch, CaptionModel, frozen_dtype, pad_rows
 from benchmarks.scenes.compose import Scene
 from luvc.embedded.assembly import TRAINED_PATH, open_gguf
 from luvc.embedded.tokenizer import write_tokenizer
@@ -124,8 +123,7 @@ def main() -> None:
     """Evaluate one trained part and print, or write, `results.json`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--features", type=Path, required=True)
-    parser.add_argument("--stamps", type=Path, required=True)
-    parser.add_argument("--emoji", type=Path, required=True)
+    parser.add_argument("--material", type=Path, required=True, help="folder made by benchmarks.exact.material")
     parser.add_argument("--trained", type=Path, default=TRAINED_PATH)
     parser.add_argument("--sets", nargs="+", default=["held_out_scenes", "held_out_cutouts"])
     parser.add_argument("--clips", type=int, help="only the first so many clips of each set")
@@ -138,7 +136,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     trained = load_file(args.trained)
     rank = next((value.shape[0] for name, value in trained.items() if name.endswith(".A")), 0)
-    model = CaptionModel(rank)
+    model = CaptionModel(rank, frozen_dtype("cpu"))
     model.restore(trained)
     with tempfile.TemporaryDirectory() as folder:
         write_tokenizer(open_gguf(), Path(folder), 8192)
@@ -151,7 +149,7 @@ def main() -> None:
         "sets": {},
     }
     for name in args.sets:
-        bank = FeatureBank(name, args.features, Assets(args.stamps, args.emoji))
+        bank = FeatureBank(name, args.features, args.material)
         bank.count = min(bank.count, args.clips or bank.count)
         results["sets"][name] = {
             label: evaluate_set(

@@ -1,11 +1,10 @@
 """Compose the data sets and store what the frozen vision tower sees in them, so that training never runs it.
 
-    python -m benchmarks.embedded_model.features --stamps DIR --emoji DIR --textures DIR --out DIR [--sets NAME ...]
-    python -m benchmarks.embedded_model.features --material DIR --out DIR --sets exact_train [--device cuda]
+    python -m benchmarks.embedded_model.features --material DIR --out DIR --sets exact_train ... [--device cuda]
 
 Writes `OUT/<set>.npy`, `[scenes, frames, 64, 1536]` float16: the units before the projector (2 x 2 patches of
-384, pixel-shuffled), and `OUT/<set>.coverage.npy`, `[scenes, frames, slots, 8, 8]` uint8. The words are not stored:
-`compose` gives them back from the seed. A set that is only half done goes on where it stopped.
+384, pixel-shuffled), and `OUT/<set>.labels.npy`, `[scenes, frames, 64, 2]` int16: what each shows (`units.labels`).
+Questions are not stored: `compose` gives them back from the seed. A set that is half done goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -20,7 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.embedded_model.sets import SETS, SIDE, Assets, SceneSet
+from benchmarks.embedded_model.model import frozen_dtype
+from benchmarks.embedded_model.sets import SETS, SIDE, SceneSet
+from benchmarks.embedded_model.units import labels
 from luvc.embedded import config_path
 from luvc.embedded.assembly import PREPROCESSING, VISION_FILE
 from luvc.embedded.towers import VISION_PREFIX, read_vision_tower
@@ -40,9 +41,10 @@ def pixel_shuffle(patches: torch.Tensor) -> torch.Tensor:
 class FrozenTower:
     """The vision tower up to the layer that the model reads."""
 
-    def __init__(self, dtype: torch.dtype = torch.bfloat16, device: str = "cpu") -> None:
+    def __init__(self, dtype: torch.dtype | None = None, device: str = "cpu") -> None:
         from transformers import InternVLVisionConfig, InternVLVisionModel
 
+        dtype = dtype or frozen_dtype(device)
         config = json.loads(config_path().read_text())
         self.depth = config["vision_config"]["num_hidden_layers"] + 1 + config["vision_feature_layer"]
         self.model = InternVLVisionModel(InternVLVisionConfig(**config["vision_config"])).eval().to(dtype)
@@ -64,22 +66,28 @@ class FrozenTower:
         return pixel_shuffle(hidden[:, 1:].float())
 
 
-def drawn(entry: SceneSet, assets: Assets, first: int, workers: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Frames and coverage of the set's scenes from `first` on, in order; drawn by so many processes, 0 for this one."""
-    seeds = range(entry.first_seed + first, entry.first_seed + entry.count)
+def labelled(entry: SceneSet, material: Path, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Frames of one scene `[frames, 224, 224, 3]` uint8, and what their units show `[frames, 64, 2]` int16."""
+    frames, coverage = entry.draw(material, seed)
+    return frames, labels(entry.scene(material, seed), coverage)
+
+
+def drawn(entry: SceneSet, material: Path, first: int, workers: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Frames and labels of the set's scenes from `first` on, in order; drawn by so many processes, 0 for this one."""
+    seeds = entry.seeds[first:]
     if not workers:
-        yield from (entry.draw(assets, seed) for seed in seeds)
+        yield from (labelled(entry, material, seed) for seed in seeds)
         return
     with ProcessPoolExecutor(workers) as pool:
         # Not all at once: what is drawn ahead waits in memory.
         ahead = 32 * workers
         for start in range(0, len(seeds), ahead):
             part = seeds[start : start + ahead]
-            yield from pool.map(entry.draw, [assets] * len(part), part, chunksize=4)
+            yield from pool.map(labelled, [entry] * len(part), [material] * len(part), part, chunksize=4)
 
 
 def write_set(
-    entry: SceneSet, assets: Assets, tower: FrozenTower, out: Path, workers: int = 0, limit: int | None = None
+    entry: SceneSet, material: Path, tower: FrozenTower, out: Path, workers: int = 0, limit: int | None = None
 ) -> None:
     """Compute one set into its two files; with a limit, its first scenes for now."""
     progress = out / f"{entry.name}.done"
@@ -88,21 +96,18 @@ def write_set(
     units = np.lib.format.open_memmap(
         out / f"{entry.name}.npy", mode=mode, dtype=np.float16, shape=(entry.count, entry.frames, 64, 1536)
     )
-    coverage = np.lib.format.open_memmap(
-        out / f"{entry.name}.coverage.npy",
-        mode=mode,
-        dtype=np.uint8,
-        shape=(entry.count, entry.frames, entry.slots, 8, 8),
+    found = np.lib.format.open_memmap(
+        out / f"{entry.name}.labels.npy", mode=mode, dtype=np.int16, shape=(entry.count, entry.frames, 64, 2)
     )
     step, started = max(1, CHUNK_FRAMES[tower.device] // entry.frames), time.perf_counter()
-    scenes = drawn(entry, assets, done, workers)
+    scenes = drawn(entry, material, done, workers)
     count = min(entry.count, limit or entry.count)
     for first in range(done, count, step):
         group = [next(scenes) for _ in range(min(step, count - first))]
         seen = tower.units(np.concatenate([frames for frames, _ in group]))
         last = first + len(group)
         units[first:last] = seen.reshape(len(group), entry.frames, 64, 1536).half().cpu().numpy()
-        coverage[first:last] = np.stack([np.round(cover * 255) for _, cover in group]).astype(np.uint8)
+        found[first:last] = np.stack([shown for _, shown in group])
         progress.write_text(str(last))
         if first // step % 25 == 0:
             print(f"{entry.name} {last}/{entry.count} {time.perf_counter() - started:.0f} s", flush=True)
@@ -111,9 +116,9 @@ def write_set(
 def main() -> None:
     """Compute the sets that are asked for, going on where they stopped."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    Assets.add_arguments(parser)
+    parser.add_argument("--material", type=Path, required=True, help="folder made by benchmarks.exact.material")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--sets", nargs="+", choices=sorted(SETS), help="default: all that the given folders allow")
+    parser.add_argument("--sets", nargs="+", choices=sorted(SETS), required=True)
     parser.add_argument("--limit", type=int, help="only the first so many scenes of each set for now")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=sorted(CHUNK_FRAMES), default="cpu")
@@ -121,9 +126,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    assets, tower = Assets.of(args), FrozenTower(device=args.device)
-    for name in args.sets or [name for name, entry in SETS.items() if entry.possible(assets)]:
-        write_set(SETS[name], assets, tower, args.out, args.workers, args.limit)
+    tower = FrozenTower(device=args.device)
+    for name in args.sets:
+        write_set(SETS[name], args.material, tower, args.out, args.workers, args.limit)
 
 
 if __name__ == "__main__":

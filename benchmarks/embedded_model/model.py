@@ -1,6 +1,6 @@
 """The trainable part on top of the frozen towers: projector, LoRA and the two frame-marker embeddings.
 
-The frozen language model runs in bfloat16, what is trained is kept in float32. The projector is transformers'
+The frozen language model may run in bfloat16, what is trained is kept in float32. The projector is transformers'
 own module, so that what is trained is what is loaded later.
 """
 
@@ -19,6 +19,7 @@ from torch.nn import functional
 from luvc.embedded import config_path
 from luvc.embedded.assembly import LORA_PREFIX, PROJECTOR_PREFIX, SPECIAL_ROWS, open_gguf
 from luvc.embedded.towers import LANGUAGE_PREFIX, read_language_model
+from luvc.loading import cpu_has_bfloat16
 
 if TYPE_CHECKING:
     from transformers import Cache
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 START_ID, END_ID, IMAGE_ID, EOS_ID = 3, 4, 5, 2
 IGNORE = -100
+
+
+def frozen_dtype(device: str) -> torch.dtype:
+    """What frozen weights run in: bfloat16, but for CPUs that have no instructions for it and are far slower then."""
+    return torch.bfloat16 if device != "cpu" or cpu_has_bfloat16() else torch.float32
 
 
 class LoraLinear(nn.Module):
@@ -47,24 +53,38 @@ class LoraLinear(nn.Module):
 class Batch:
     """Sequences of one shape: every row holds `images` runs of visual tokens at the same places.
 
-    ids, labels: `[rows, length]` int64, labels IGNORE except on the answer; units: `[rows, visual, 1536]`
-    float32 in reading order, None for text alone.
+    ids, labels: `[rows, length]` int64, labels IGNORE except on the answers; units: `[rows, visual, 1536]`
+    float32 in reading order, None for text alone; branches: `[rows, length]` int64, None where every row asks one
+    question: 0 for what all questions of a row share, else the question's number, and -1 for padding.
     """
 
     ids: torch.Tensor
     labels: torch.Tensor
     units: torch.Tensor | None
+    branches: torch.Tensor | None = None
 
     def to(self, device: str) -> Batch:
         """The same on a device."""
-        units = None if self.units is None else self.units.to(device)
-        return Batch(self.ids.to(device), self.labels.to(device), units)
+        parts = (self.ids, self.labels, self.units, self.branches)
+        return Batch(*(None if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
+
+    def layout(self) -> dict[str, torch.Tensor]:
+        """Position and mask that keep the questions of a row apart: each follows the clip as if it were asked alone."""
+        if self.branches is None:
+            return {}
+        shared = (self.branches == 0).sum(-1, keepdim=True)
+        own = self.branches[:, :, None] == self.branches[:, None, :]
+        causal = torch.ones(own.shape[1:], dtype=torch.bool, device=own.device).tril()
+        within = (own & causal).sum(-1) - 1
+        positions = torch.where(self.branches == 0, within, within + shared)
+        mask = causal & (own | (self.branches == 0)[:, None, :])
+        return {"position_ids": positions, "attention_mask": mask[:, None]}
 
 
 class CaptionModel(nn.Module):
     """Units and token ids to next-token losses."""
 
-    def __init__(self, rank: int, dtype: torch.dtype = torch.bfloat16) -> None:
+    def __init__(self, rank: int, dtype: torch.dtype) -> None:
         super().__init__()
         from transformers import InternVLConfig, LlamaForCausalLM
         from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector
@@ -110,7 +130,7 @@ class CaptionModel(nn.Module):
         through the 49,152-way head.
         """
         past = {"past_key_values": copy.deepcopy(cache)} if cache is not None else {}
-        out = self.lm.model(inputs_embeds=self.embed(batch), use_cache=cache is not None, **past)
+        out = self.lm.model(inputs_embeds=self.embed(batch), use_cache=cache is not None, **past, **batch.layout())
         hidden = out.last_hidden_state[:, :-1]
         labels = batch.labels[:, 1:]
         wanted = labels != IGNORE
@@ -153,7 +173,11 @@ class CaptionModel(nn.Module):
         return {name: value.detach().half().cpu().contiguous() for name, value in part.items()}
 
     def restore(self, part: Mapping[str, torch.Tensor]) -> None:
-        """Load what `export` wrote; entries that this rank has no place for are an error."""
+        """Load what `export` wrote, of this rank or a lower one: what a higher rank adds counts for nothing at first.
+
+        Raises:
+            ValueError: it is not a part of this model, or of a higher rank.
+        """
         own = self.export()
         if own.keys() != part.keys():
             raise ValueError(f"trained part does not fit: {sorted(own.keys() ^ part.keys())[:4]}")
@@ -169,7 +193,11 @@ class CaptionModel(nn.Module):
             self.special_rows.copy_(part[SPECIAL_ROWS].float())
             for name, value in part.items():
                 if name.startswith(LORA_PREFIX):
-                    parameters["lm.model.layers." + name.removeprefix(LORA_PREFIX)].copy_(value.float())
+                    own_rank = parameters["lm.model.layers." + name.removeprefix(LORA_PREFIX)]
+                    if name.endswith(".A"):
+                        own_rank[: len(value)] = value.float()
+                    else:
+                        own_rank[:] = functional.pad(value.float(), (0, self.rank - value.shape[1]))
 
 
 def pad_rows(rows: Sequence[tuple[list[int], list[int]]], units: torch.Tensor | None) -> Batch:
@@ -182,3 +210,27 @@ def pad_rows(rows: Sequence[tuple[list[int], list[int]]], units: torch.Tensor | 
         ids[row, : len(tokens)] = torch.tensor(tokens)
         labels[row, len(prompt) : len(tokens)] = torch.tensor(tokens[len(prompt) :])
     return Batch(ids, labels, units)
+
+
+def branch_rows(rows: Sequence[tuple[list[int], list[tuple[list[int], list[int]]]]], units: torch.Tensor) -> Batch:
+    """`(clip ids, [(question ids, answer ids), ...])` as one batch in which every clip is read once."""
+    parts = [
+        [(shared, [IGNORE] * len(shared), 0)]
+        + [
+            (question + answer + [EOS_ID], [IGNORE] * len(question) + answer + [EOS_ID], number)
+            for number, (question, answer) in enumerate(asked, 1)
+        ]
+        for shared, asked in rows
+    ]
+    length = max(sum(len(ids) for ids, _, _ in row) for row in parts)
+    ids = torch.full((len(rows), length), EOS_ID)
+    labels = torch.full((len(rows), length), IGNORE)
+    branches = torch.full((len(rows), length), -1)
+    for row, pieces in enumerate(parts):
+        at = 0
+        for tokens, wanted, number in pieces:
+            span = slice(at, at + len(tokens))
+            ids[row, span], labels[row, span] = torch.tensor(tokens), torch.tensor(wanted)
+            branches[row, span] = number
+            at = span.stop
+    return Batch(ids, labels, units, branches)

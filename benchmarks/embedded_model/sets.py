@@ -6,8 +6,7 @@ split). A set is a range of seeds; everything follows from them, so only feature
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,23 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.exact.build import TEST_SEED
+from benchmarks.exact.collage import SLOTS, compose_still
 from benchmarks.exact.compose import compose as compose_exact
 from benchmarks.exact.draw import Artist
-from benchmarks.exact.material import Material
+from benchmarks.exact.material import Material, Palette
 from benchmarks.exact.questions import prompt
-from benchmarks.exact.scene import ExactScene, Picture
+from benchmarks.exact.scene import ExactScene, Look
 from benchmarks.scenes.compose import ASK_BACKGROUND, ASK_IMAGE, ASK_MOTION, ASK_OBJECT, ASK_VIDEO, Scene, compose
 from benchmarks.scenes.render import Textures, load_textures, render
-from benchmarks.scenes.stamps import Cutout, find_cutouts, split_cutouts
+from benchmarks.scenes.stamps import Cutout
 
 SIDE = 224
 BACKGROUND_WORDS = {
     "blurred": "blurred", "sky": "sky", "night": "stars", "snow": "snow", "stripes": "stripes", "sea": "sea",
     "checks": "checkerboard", "grass": "grass", "brick": "brick wall", "gravel": "gravel",
 }  # fmt: skip
+#: What the backdrop of a scene with exact questions is called: a photograph has no one word.
+PHOTOGRAPH = "background"
 QUESTIONS_VIDEO = ((ASK_VIDEO, 0.45), (ASK_OBJECT, 0.3), (ASK_MOTION, 0.15), (ASK_BACKGROUND, 0.1))
 QUESTIONS_IMAGE = ((ASK_IMAGE, 0.55), (ASK_OBJECT, 0.3), (ASK_BACKGROUND, 0.15))
 #: How often a question with a right answer is asked without its options.
@@ -37,38 +39,31 @@ OPEN_SHARE = 0.25
 
 
 @dataclass(frozen=True)
-class Assets:
-    """Where the pictures lie; None where a kind of set is not wanted."""
-
-    stamps: Path | None = None
-    emoji: Path | None = None
-    textures: Path | None = None
-    material: Path | None = None
-
-    @staticmethod
-    def add_arguments(parser: argparse.ArgumentParser) -> None:
-        """The options that name the folders."""
-        parser.add_argument("--stamps", type=Path, help="folder of the Tux Paint stamps")
-        parser.add_argument("--emoji", type=Path, help="folder made by benchmarks.scenes.rasterise")
-        parser.add_argument("--textures", type=Path, help="folder of photographic backgrounds")
-        parser.add_argument("--material", type=Path, help="folder made by benchmarks.exact.material")
-
-    @staticmethod
-    def of(args: argparse.Namespace) -> Assets:
-        """From the parsed options."""
-        return Assets(args.stamps, args.emoji, args.textures, args.material)
-
-
-@dataclass(frozen=True)
 class SceneSet:
-    """Captioned scenes `first_seed ... first_seed + count - 1`, each seen in `frames` frames."""
+    """Captioned scenes `first_seed ... first_seed + count - 1`, each seen in `frames` frames.
+
+    Attributes:
+        stride: seeds from one stored scene to the next.
+        slots: things of different looks in one scene, at most.
+        windows: how often units are averaged by each of `data.WINDOWS`.
+    """
 
     name: str
     first_seed: int
     count: int
     frames: int
     held_out_cutouts: bool = False
+    stride = 1
     slots = 2
+
+    @property
+    def seeds(self) -> range:
+        """Of the stored scenes."""
+        return range(self.first_seed, self.first_seed + self.count * self.stride, self.stride)
+
+    @property
+    def windows(self) -> tuple[float, ...]:
+        return {1: (0.2, 0.15, 0.6, 0.05), 4: (0.08, 0.12, 0.65, 0.15), 8: (0.15, 0.1, 0.6, 0.15)}[self.frames]
 
     def times(self, seed: int) -> np.ndarray:
         """When the scene is looked at: evenly, or anywhere if only once."""
@@ -76,17 +71,17 @@ class SceneSet:
             return np.random.default_rng([1, seed]).random(1)
         return (np.arange(self.frames) + 0.5) / self.frames
 
-    def possible(self, assets: Assets) -> bool:
-        """Whether these folders are enough to draw the set."""
-        return bool(assets.stamps and assets.emoji and assets.textures)
-
-    def scene(self, assets: Assets, seed: int) -> Any:
+    def scene(self, material: Path, seed: int) -> Any:
         """The scene of a seed. Training and held-out cut-outs never meet in one set."""
-        return compose(seed, _cutouts(assets.stamps, assets.emoji)[self.held_out_cutouts])
+        return compose(seed, _cutouts(material, self.held_out_cutouts))
 
-    def draw(self, assets: Assets, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def twin(self, material: Path, seed: int) -> Any:
+        """The same scene played backwards, if its words are known: its frames are those of `seed`, the last first."""
+        return None
+
+    def draw(self, material: Path, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Frames `[frames, 224, 224, 3]` uint8 and coverage `[frames, slots, 8, 8]` float32."""
-        return render(self.scene(assets, seed), self.times(seed), SIDE, _textures(assets.textures))
+        return render(self.scene(material, seed), self.times(seed), SIDE, _textures(material))
 
     def frame_count(self, rng: np.random.Generator) -> int:
         """How many frames a training step looks at."""
@@ -99,24 +94,32 @@ class SceneSet:
 
 @dataclass(frozen=True)
 class ExactSet(SceneSet):
-    """Scenes with exact questions, of the training split. Seeds come in twins, so counts are even."""
+    """Scenes with exact questions, of the training split. Of twins the first is stored; the other comes for nothing."""
 
+    stride = 2
     slots = 4
 
-    def possible(self, assets: Assets) -> bool:
-        return assets.material is not None
+    @property
+    def windows(self) -> tuple[float, ...]:
+        return 0.3, 0.2, 0.5, 0.0
 
-    def scene(self, assets: Assets, seed: int) -> ExactScene:
-        if not assets.material or seed >= TEST_SEED:
-            raise ValueError(f"{self.name}: needs --material, and seeds below {TEST_SEED}")
-        return compose_exact(seed, _material(assets.material).palette("train"))
+    def scene(self, material: Path, seed: int) -> ExactScene:
+        if seed >= TEST_SEED:
+            raise ValueError(f"{self.name}: training scenes have seeds below {TEST_SEED}")
+        return self._composed(seed, _material(material).palette("train"))
 
-    def draw(self, assets: Assets, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        scene = self.scene(assets, seed)
-        names = slot_words(scene)
-        frames, cover = _artist(assets.material).frames(scene, self.times(seed), SIDE, names)
+    def twin(self, material: Path, seed: int) -> ExactScene | None:
+        return self.scene(material, seed ^ 1)
+
+    def _composed(self, seed: int, palette: Palette) -> ExactScene:
+        return compose_exact(seed, palette)
+
+    def draw(self, material: Path, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        scene = self.scene(material, seed)
+        looks = slot_looks(scene)
+        frames, cover = _artist(material).frames(scene, self.times(seed), SIDE, looks)
         coverage = np.zeros((self.frames, self.slots, *cover.shape[2:]), np.float32)
-        coverage[:, : len(names)] = cover
+        coverage[:, : len(looks)] = cover
         # Squashed to the model's square, as the processor does.
         square = [np.asarray(Image.fromarray(frame).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for frame in frames]
         return np.stack(square), coverage
@@ -131,6 +134,30 @@ class ExactSet(SceneSet):
         return np.arange(int(rng.integers(step)), self.frames, step)
 
 
+@dataclass(frozen=True)
+class CollageSet(ExactSet):
+    """Stills full of things, with exact questions."""
+
+    stride = 1
+    slots = SLOTS
+
+    @property
+    def windows(self) -> tuple[float, ...]:
+        return 0.6, 0.2, 0.2, 0.0
+
+    def twin(self, material: Path, seed: int) -> None:
+        return None
+
+    def times(self, seed: int) -> np.ndarray:
+        return np.array([0.5])
+
+    def frame_count(self, rng: np.random.Generator) -> int:
+        return 1
+
+    def _composed(self, seed: int, palette: Palette) -> ExactScene:
+        return compose_still(seed, palette)
+
+
 SETS: dict[str, SceneSet] = {
     entry.name: entry
     for entry in (
@@ -140,8 +167,11 @@ SETS: dict[str, SceneSet] = {
         SceneSet("held_out_scenes", 900_000, 120, 8),
         SceneSet("held_out_cutouts", 950_000, 100, 8, held_out_cutouts=True),
         SceneSet("train_more", 300_000, 5000, 1),
-        ExactSet("exact_train", 10_000_000, 2000, 8),  # one core: about 50 minutes, 3.1 GB
-        ExactSet("exact_large", 20_000_000, 24_000, 8),  # a GPU machine: 38 GB
+        # The same two kinds for a CPU (1,000 clips and their twins, 1.6 GB; 1.2 GB) and for a GPU (19 GB; 5.9 GB).
+        ExactSet("exact_train", 10_000_000, 1000, 8),
+        CollageSet("exact_stills", 15_000_000, 6000, 1),
+        ExactSet("exact_large", 20_000_000, 12_000, 8),
+        CollageSet("exact_stills_large", 18_000_000, 30_000, 1),
     )
 }
 
@@ -153,50 +183,49 @@ def _material(folder: Path) -> Material:
 
 
 @lru_cache(maxsize=2)
-def _artist(folder: Path | None) -> Artist:
-    if folder is None:
-        raise ValueError("--material is needed to draw this set")
+def _artist(folder: Path) -> Artist:
     return Artist(_material(folder))
 
 
 @lru_cache(maxsize=2)
-def _textures(folder: Path | None) -> Textures:
-    if folder is None:
-        raise ValueError("--textures is needed to draw this set")
-    return load_textures(folder)
+def _textures(folder: Path) -> Textures:
+    return load_textures(folder / "textures")
 
 
-@lru_cache(maxsize=2)
-def _cutouts(stamps: Path | None, emoji: Path | None) -> tuple[tuple[Cutout, ...], tuple[Cutout, ...]]:
-    return split_cutouts(find_cutouts(stamps, emoji))
+@lru_cache(maxsize=4)
+def _cutouts(folder: Path, held_out: bool) -> tuple[Cutout, ...]:
+    return _material(folder).pictures(held_out)
 
 
-def slot_words(scene: Scene | ExactScene) -> tuple[str, ...]:
-    """What each slot of the coverage shows, by name."""
+def slot_looks(scene: Scene | ExactScene) -> tuple[Look, ...]:
+    """What each slot of the coverage shows."""
     if isinstance(scene, Scene):
-        return tuple(placed.cutout.name for placed in (scene.main, scene.other) if placed)
-    return tuple(dict.fromkeys(actor.name for actor in scene.actors if isinstance(actor.shows, Picture)))
+        return tuple(Look(placed.cutout.name, None, None) for placed in (scene.main, scene.other) if placed)
+    return tuple(dict.fromkeys(actor.look for actor in scene.actors))
 
 
-def background_word(scene: Scene | ExactScene) -> str | None:
-    """What a unit of this scene's backdrop is called in the warm start; a photograph has no one word."""
+def background_word(scene: Scene | ExactScene) -> str:
+    """What a unit of this scene's backdrop is called."""
     if isinstance(scene, ExactScene):
-        return None
+        return PHOTOGRAPH
     return scene.colour if scene.background == "plain" else BACKGROUND_WORDS[scene.background]
 
 
-def question(scene: Scene | ExactScene, frames: int, image: bool, rng: np.random.Generator) -> tuple[str, str]:
-    """A question about the scene and its exact answer."""
+def questions(
+    scene: Scene | ExactScene, frames: int, image: bool, rng: np.random.Generator, most: int
+) -> list[tuple[str, str]]:
+    """At most so many different questions about the scene, with exact answers; options in an order of their own."""
     if isinstance(scene, ExactScene):
-        kinds = sorted({ask.kind for ask in scene.asks})
-        kind = kinds[rng.integers(len(kinds))]
-        asks = [ask for ask in scene.asks if ask.kind == kind]
-        ask = asks[rng.integers(len(asks))]
-        return (ask.text if rng.random() < OPEN_SHARE else prompt(ask)), ask.answer
+        drawn = [scene.asks[int(index)] for index in rng.permutation(len(scene.asks))[:most]]
+        shuffled = [replace(ask, choices=tuple(rng.permutation(ask.choices).tolist())) for ask in drawn]
+        return [(ask.text if rng.random() < OPEN_SHARE else prompt(ask), ask.answer) for ask in shuffled]
     moving = frames > 1
     shares = QUESTIONS_VIDEO if moving else QUESTIONS_IMAGE
-    group = shares[rng.choice(len(shares), p=[share for _, share in shares])][0]
-    if not image and group is ASK_IMAGE:
-        group = ASK_VIDEO
-    text = group[rng.integers(len(group))]
-    return text, scene.caption(moving) if group in (ASK_VIDEO, ASK_IMAGE) else scene.answers(moving)[text]
+    asked: dict[str, str] = {}
+    for index in rng.choice(len(shares), size=most, p=[share for _, share in shares]):
+        group = shares[index][0]
+        if not image and group is ASK_IMAGE:
+            group = ASK_VIDEO
+        text = group[rng.integers(len(group))]
+        asked[text] = scene.caption(moving) if group in (ASK_VIDEO, ASK_IMAGE) else scene.answers(moving)[text]
+    return list(asked.items())

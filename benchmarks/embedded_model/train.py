@@ -1,13 +1,12 @@
 """Train the embedded model's projector and LoRA on stored features. Resumable; every step is a function of the seed.
 
-    python -m benchmarks.embedded_model.train --features DIR --stamps DIR --emoji DIR --run DIR --minutes 45
-    python -m benchmarks.embedded_model.train --features DIR --material DIR --run DIR --sets exact_train --shares 1 \
-        --minutes 60 [--device cuda --tokens 24000 --warm-scenes 256]
+    python -m benchmarks.embedded_model.train --material DIR --features DIR --run DIR --minutes 60 \
+        [--device cuda --tokens 24000 --warm-frames 512]
 
-Phase 1 (`warm`, minutes): the projector alone learns, unit by unit, to land on the word embedding of what the
-unit shows; composed scenes say which. Phase 2 (`caption`): projector, LoRA and the two frame-marker embeddings
-learn the answers by next-token loss, with varied frames and pooling. Writes RUN/log.jsonl, RUN/state.pt and
-RUN/trained.safetensors.
+Phase 1 (`warm`, minutes): the projector alone learns, unit by unit, to land on the word of what the unit shows, with
+its colour and place (`units`). Phase 2 (`caption`): projector, LoRA and the two frame-marker embeddings learn the
+answers by next-token loss, with varied frames and pooling; a clip is read once for all its questions. Writes
+RUN/log.jsonl, RUN/state.pt and RUN/trained.safetensors.
 """
 
 from __future__ import annotations
@@ -17,22 +16,22 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch.nn import functional
 
-from benchmarks.embedded_model.data import FeatureBank, Prompter, add_noise, draw_batch, pool
-from benchmarks.embedded_model.model import CaptionModel, pad_rows
-from benchmarks.embedded_model.sets import Assets, background_word, slot_words
-from benchmarks.exact.scene import ExactScene
-from benchmarks.scenes.compose import Scene
+from benchmarks.embedded_model.data import FeatureBank, Prompter, draw_batch, draw_units
+from benchmarks.embedded_model.model import EOS_ID, Batch, CaptionModel, frozen_dtype, pad_rows
+from benchmarks.embedded_model.units import UnitTargets
 from luvc.embedded.assembly import open_gguf
 
+#: Sets, and how often each is drawn: questions most of all, captioned scenes so that they are not forgotten.
+DEFAULT_SETS = {"exact_train": 0.42, "exact_stills": 0.33, "train_stills": 0.1, "train_clips": 0.08, "train_long": 0.07}
 TEXT_SHARE = 0.05
 UNIT_LOSS_WEIGHT = 0.1
 TEXT_TOKENS = 60
@@ -45,58 +44,6 @@ TEXT_QUESTIONS = (
     "Translate 'good morning' to Spanish.", "What is photosynthesis?", "What language is spoken in Brazil?",
     "Finish: once upon a time",
 )  # fmt: skip
-
-
-class UnitTargets:
-    """What each unit shows, as a row of a table of word embeddings: the warm start's supervision."""
-
-    def __init__(self, banks: Sequence[FeatureBank], model: CaptionModel, prompter: Prompter) -> None:
-        scenes = [scene for bank in banks for scene in bank.scenes]
-        words = {word for scene in scenes if (word := background_word(scene))}
-        words |= {word for scene in scenes for word in slot_words(scene)}
-        self.row = {word: index for index, word in enumerate(sorted(words))}
-        table = model.lm.model.embed_tokens.weight.detach().float()
-        self.vectors = torch.stack([table[list(prompter.encode(f" {word}"))].mean(0) for word in sorted(words)])
-
-    def of(self, scene: Scene | ExactScene, coverage: np.ndarray) -> np.ndarray:
-        """coverage `[slots, rows, columns]` in 0..1 -> row of the table per unit, -1 where it is unclear."""
-        targets = np.full(coverage.shape[1:], -1)
-        if background := background_word(scene):
-            targets[coverage.sum(0) < 0.03] = self.row[background]
-        for slot, word in reversed(list(enumerate(slot_words(scene)))):
-            targets[coverage[slot] > 0.45] = self.row[word]
-        return targets.reshape(-1)
-
-
-def warm_batch(banks, targets: UnitTargets, rng: np.random.Generator, scenes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Units `[n, 1536]` and table rows `[n]`: up to 12 object and 3 background units of each scene drawn."""
-    units, rows = [], []
-    sizes = np.array([bank.count * bank.entry.frames for bank in banks], float)
-    window = ((1, 1), (2, 2))[int(rng.random() < 0.5)]
-    for _ in range(scenes):
-        bank = banks[rng.choice(len(banks), p=sizes / sizes.sum())]
-        index, frame = int(rng.integers(bank.count)), int(rng.integers(bank.entry.frames))
-        seen = pool(bank.clip(index, [frame]), window)[0]
-        cover = bank.coverage[index, frame].astype(np.float32) / 255
-        cover = cover.reshape(-1, 8 // window[0], window[0], 8 // window[1], window[1]).mean((2, 4))
-        labels = targets.of(bank.scenes[index], cover)
-        background = targets.row.get(background_word(bank.scenes[index]) or "", -2)
-        for wanted, most in ((labels == background, 3), ((labels >= 0) & (labels != background), 12)):
-            places = np.flatnonzero(wanted)
-            chosen = rng.permutation(places)[:most]
-            units.append(seen[chosen])
-            rows.append(torch.from_numpy(labels[chosen]))
-    device = targets.vectors.device
-    return torch.cat(units).to(device), torch.cat(rows).to(device)
-
-
-def warm_loss(projected: torch.Tensor, rows: torch.Tensor, vectors: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Nearest-word cross-entropy plus distance to the word's embedding; also the share of nearest words right."""
-    directions = functional.normalize(vectors - vectors.mean(0), dim=-1)
-    cosine = functional.normalize(projected - vectors.mean(0), dim=-1) @ directions.T
-    wanted = vectors[rows]
-    distance = ((projected - wanted) ** 2).sum(-1).mean() / (wanted**2).sum(-1).mean()
-    return functional.cross_entropy(cosine / 0.07, rows) + distance, float((cosine.argmax(-1) == rows).float().mean())
 
 
 def text_rows(model: CaptionModel, prompter: Prompter, tokenizer, path: Path) -> list[tuple[list[int], list[int]]]:
@@ -141,13 +88,12 @@ def warm_up(model: CaptionModel, banks, prompter, args, log: Log) -> None:
     if path.is_file():
         model.projector.load_state_dict(load_file(path))
         return
-    targets = UnitTargets(banks, model, prompter)
+    targets = UnitTargets(model.lm.model.embed_tokens.weight, prompter.encode)
     optimizer = torch.optim.AdamW(model.projector.parameters(), lr=args.warm_lr, weight_decay=0.05)
-    totals = np.zeros(2)
+    totals = np.zeros(3)
     for step in range(args.warm_steps):
-        rng = np.random.default_rng([args.seed, 1, step])
-        units, rows = warm_batch(banks, targets, rng, args.warm_scenes)
-        loss, right = warm_loss(model.projector(add_noise(units, rng)), rows, targets.vectors)
+        units, found, where = draw_units(banks, np.random.default_rng([args.seed, 1, step]), args.warm_frames)
+        loss, words_right, tints_right = targets.loss(model.projector(units), found, where)
         optimizer.zero_grad()
         loss.backward()
         for group in optimizer.param_groups:
@@ -155,9 +101,10 @@ def warm_up(model: CaptionModel, banks, prompter, args, log: Log) -> None:
                 args.warm_lr * min(1.0, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * step / args.warm_steps))
             )
         optimizer.step()
-        totals += (float(loss.detach()), right)
+        totals += (float(loss.detach()), words_right, tints_right)
         if (step + 1) % 100 == 0:
-            log.write(phase="warm", step=step + 1, loss=totals[0] / 100, units_right=totals[1] / 100)
+            loss_mean, words_mean, tints_mean = totals / 100
+            log.write(phase="warm", step=step + 1, loss=loss_mean, words_right=words_mean, tints_right=tints_mean)
             totals[:] = 0
     save_atomically(lambda aside: save_file(model.projector.state_dict(), aside), path)
 
@@ -182,7 +129,16 @@ def caption(model: CaptionModel, banks, prompter, tokenizer, args, log: Log) -> 
         optimizer.load_state_dict(state["optimizer"])
         log.write(phase="caption", resumed_at=step, used_s=used_s)
 
-    targets = UnitTargets(banks, model, prompter)
+    targets = UnitTargets(model.lm.model.embed_tokens.weight, prompter.encode)
+
+    def drawn(step: int) -> tuple[Batch, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        rng = np.random.default_rng([args.seed, 2, step])
+        if rng.random() < TEXT_SHARE:
+            batch = pad_rows([texts[i] for i in rng.choice(len(texts), 8, replace=False)], None).to(args.device)
+        else:
+            batch = draw_batch(banks, args.shares, prompter, rng, args.tokens, args.device)
+        # The warm start's loss goes on, a tenth as heavy: it keeps the units nameable while the language model learns.
+        return batch, draw_units(banks, rng, max(8, args.warm_frames // 4))
 
     def save() -> None:
         trained = {name: value.detach() for name, value in model.trainable().items()}
@@ -190,29 +146,27 @@ def caption(model: CaptionModel, banks, prompter, tokenizer, args, log: Log) -> 
         save_atomically(lambda aside: torch.save(state, aside), state_path)
         save_atomically(lambda aside: save_file(model.export(), aside), args.run / "trained.safetensors")
 
-    budget_s, losses, rows_seen = args.minutes * 60, [], 0
+    budget_s, losses, answers_seen = args.minutes * 60, [], 0
+    # The next step is drawn while this one is computed, which matters where a GPU waits for it.
+    ahead = ThreadPoolExecutor(1)
+    following = ahead.submit(drawn, step)
     while used_s < budget_s:
         begun = time.perf_counter()
-        rng = np.random.default_rng([args.seed, 2, step])
-        if rng.random() < TEXT_SHARE:
-            batch = pad_rows([texts[i] for i in rng.choice(len(texts), 8, replace=False)], None).to(args.device)
-        else:
-            batch = draw_batch(banks, args.shares, prompter, rng, args.tokens, args.device)
+        batch, (units, found, where) = following.result()
+        following = ahead.submit(drawn, step + 1)
         progress = min(1.0, used_s / budget_s)
         scale = min(1.0, (step + 1) / 40) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * progress)))
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * scale
         token_losses = model.token_losses(batch)
         loss = token_losses.sum() / (token_losses > 0).sum()
-        # The warm start's loss goes on, a tenth as heavy: it keeps the units nameable while the language model learns.
-        units, rows = warm_batch(banks, targets, rng, scenes=8)
-        unit_loss, _ = warm_loss(model.projector(add_noise(units, rng)), rows, targets.vectors)
+        unit_loss, _, _ = targets.loss(model.projector(units), found, where)
         optimizer.zero_grad()
         (loss + UNIT_LOSS_WEIGHT * unit_loss).backward()
         torch.nn.utils.clip_grad_norm_([*lora, *rest], 1.0)
         optimizer.step()
         step += 1
-        rows_seen += len(batch.ids)
+        answers_seen += int((batch.labels == EOS_ID).sum())
         used_s += time.perf_counter() - begun
         if batch.units is not None:
             losses.append(float(loss.detach()))
@@ -221,13 +175,14 @@ def caption(model: CaptionModel, banks, prompter, tokenizer, args, log: Log) -> 
                 phase="caption",
                 step=step,
                 loss=sum(losses) / len(losses),
-                rows=rows_seen,
+                answers=answers_seen,
                 used_s=used_s,
                 lr=peaks[0] * scale,
             )
             losses = []
         if step % 100 == 0:
             save()
+    ahead.shutdown(cancel_futures=True)
     save()
 
 
@@ -237,21 +192,22 @@ def main() -> None:
     parser.add_argument(
         "--features", type=Path, required=True, help="folder made by benchmarks.embedded_model.features"
     )
-    Assets.add_arguments(parser)
+    parser.add_argument("--material", type=Path, required=True, help="folder made by benchmarks.exact.material")
     parser.add_argument("--run", type=Path, required=True, help="folder of this run; an unfinished run goes on")
-    parser.add_argument("--sets", nargs="+", default=["train_stills", "train_more", "train_clips", "train_long"])
+    parser.add_argument("--sets", nargs="+", default=list(DEFAULT_SETS))
     parser.add_argument(
-        "--shares", nargs="+", type=float, default=[0.3, 0.3, 0.25, 0.15], help="how often each set is drawn"
+        "--shares", nargs="+", type=float, default=list(DEFAULT_SETS.values()), help="how often each set is drawn"
     )
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--start", type=Path, help="go on from this trained part, of this rank or a lower one")
     parser.add_argument("--warm-steps", type=int, default=4000)
     parser.add_argument("--warm-lr", type=float, default=1e-3)
     parser.add_argument("--minutes", type=float, default=45.0, help="of the caption phase")
     parser.add_argument("--lora-lr", type=float, default=1e-3)
     parser.add_argument("--projector-lr", type=float, default=3e-4)
-    parser.add_argument("--tokens", type=int, default=480, help="sequence tokens in a batch")
-    parser.add_argument("--warm-scenes", type=int, default=32, help="scenes of a warm-up batch")
+    parser.add_argument("--tokens", type=int, default=1200, help="sequence tokens in a batch")
+    parser.add_argument("--warm-frames", type=int, default=32, help="frames of a warm-up batch")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -270,12 +226,15 @@ def main() -> None:
         write_tokenizer(open_gguf(), args.run / "tokenizer", 8192)
     tokenizer = AutoTokenizer.from_pretrained(args.run / "tokenizer")
     prompter = Prompter(tokenizer)
-    banks = [FeatureBank(name, args.features, Assets.of(args)) for name in args.sets]
-    model = CaptionModel(args.rank).to(args.device)
+    banks = [FeatureBank(name, args.features, args.material, args.device) for name in args.sets]
+    model = CaptionModel(args.rank, frozen_dtype(args.device))
+    if args.start:
+        model.restore(load_file(args.start))
+    model.to(args.device)
     settings = {
         key: str(value) if isinstance(value, Path) else value
         for key, value in vars(args).items()
-        if key not in ("features", "stamps", "emoji", "textures", "material", "run")
+        if key not in ("features", "material", "run", "start")
     }
     log.write(phase="start", trained_parameters=sum(p.numel() for p in model.trainable().values()), **settings)
     warm_up(model, banks, prompter, args, log)

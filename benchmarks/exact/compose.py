@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ class Draw:
     def pick(self, choices: Sequence) -> object:
         return choices[int(self.rng.integers(len(choices)))]
 
-    def sample(self, choices: Sequence[str], count: int) -> list[str]:
+    def sample(self, choices: Sequence[Any], count: int) -> list[Any]:
         return [choices[int(index)] for index in self.rng.permutation(len(choices))[:count]]
 
     def picture(self, countable: bool = False) -> Picture:
@@ -74,7 +75,7 @@ class Draw:
         )  # fmt: skip
 
     def sign(self, place: Point) -> tuple[Actor, Ask]:
-        """A sign somewhere, and what it says."""
+        """A sign somewhere, and what it says. Models squash frames to a square, so letters are larger on wide ones."""
         text = str(self.pick(self.palette.texts))
         alike = [other for other in self.palette.texts if other != text and other.isdigit() == text.isdigit()]
         near = [other for other in alike if len(other) == len(text)]
@@ -82,7 +83,10 @@ class Draw:
         shows = Sign(text, str(self.pick(self.palette.fonts)), self.chance(0.5))
         what = "number" if text in SIGN_NUMBERS else "word"
         ask = self.ask("read", f"Which {what} is on the sign?", text, wrong)
-        return self.still(shows, place, self.uniform(0.24, 0.36)), ask
+        height = self.uniform(0.16, 0.2) * self.aspect**0.5
+        # A plate is about as wide as this many times its height; `size` is the longer side.
+        longer = max(1.0, 0.33 + 0.3 * len(text))
+        return self.still(shows, place, min(height * longer, 0.36 * self.aspect)), ask
 
     def ask(self, kind: str, text: str, answer: str, wrong: Sequence[str]) -> Ask:
         """A question whose options stand in random order."""

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from benchmarks.exact.material import Material
-from benchmarks.exact.scene import Actor, ExactScene, Patch, Picture, Sign
+from benchmarks.exact.scene import Actor, ExactScene, Look, Patch, Picture, Sign
 from benchmarks.exact.words import TINTS
 
 BACKDROP_SCALE = 1.16
@@ -90,10 +90,15 @@ class Artist:
         return piece
 
     def frames(
-        self, scene: ExactScene, times: Sequence[float], height: int, slots: Sequence[str] = (), cells: int = 8
+        self,
+        scene: ExactScene,
+        times: Sequence[float],
+        height: int,
+        slots: Sequence[str | Look] = (),
+        cells: int = 8,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Frames `[times, height, width, 3]` uint8, sides even, and the share of each cell covered by what is
-        called by each of `slots`: `[times, slots, cells, cells]` float32."""
+        """Frames `[times, height, width, 3]` uint8, sides even, and the share of each cell covered by what has the
+        name or the look of each of `slots`: `[times, slots, cells, cells]` float32."""
         width = round(height * scene.aspect / 2) * 2
         backdrop = self.backdrop(scene, width, height)
         spare = backdrop.width - width, backdrop.height - height
@@ -107,7 +112,7 @@ class Artist:
             canvas = backdrop.crop((left, top, left + width, top + height))
             for piece, patch in scraps:
                 canvas.paste(piece, tuple(round(at * height - piece.width / 2) for at in patch.at), piece)
-            masks = {name: Image.new("L", (width, height)) for name in slots}
+            masks = {slot: Image.new("L", (width, height)) for slot in slots}
             for actor, picture in zip(scene.actors, pictures, strict=True):
                 if actor.seen(time):
                     _paste(canvas, masks, actor, picture, time)
@@ -133,7 +138,9 @@ class Artist:
         return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
-def _paste(canvas: Image.Image, masks: dict[str, Image.Image], actor: Actor, picture: Image.Image, time: float) -> None:
+def _paste(
+    canvas: Image.Image, masks: dict[str | Look, Image.Image], actor: Actor, picture: Image.Image, time: float
+) -> None:
     """Draw one actor on the frame, and its shape on the masks, in place: what it hides is covered no longer."""
     x, y, size = actor.at(time)
     scale = size * canvas.height / max(picture.size)
@@ -144,7 +151,6 @@ def _paste(canvas: Image.Image, masks: dict[str, Image.Image], actor: Actor, pic
     corner = (round(x * canvas.height - image.width / 2), round(y * canvas.height - image.height / 2))
     canvas.paste(image, corner, image)
     shape = image.getchannel("A")
-    for name, mask in masks.items():
-        mask.paste(
-            255 if name == actor.name else 0, (*corner, corner[0] + image.width, corner[1] + image.height), shape
-        )
+    for slot, mask in masks.items():
+        hit = slot in (actor.name, actor.look)
+        mask.paste(255 if hit else 0, (*corner, corner[0] + image.width, corner[1] + image.height), shape)

@@ -2,8 +2,9 @@
 
     python -m benchmarks.exact.material --assets DIR --out MATERIAL
 
-Reads the unpacked packages (README.md says which), writes `cutouts/`, `backgrounds/`, `fonts/` and `index.json`
-with the licence of each source. Everything later needs that folder alone. Nothing of it is committed.
+Reads the unpacked packages (README.md says which), writes `cutouts/`, `backgrounds/`, `fonts/`, `textures/` (for the
+captioned scenes) and `index.json` with the licence of each source. Everything later needs that folder alone. Nothing
+of it is committed.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from PIL import Image
 
 from benchmarks.exact.sources import FONTS, PHOTOGRAPHS, Source
 from benchmarks.exact.words import Split, sign_texts, split_of_background, split_of_font
+from benchmarks.scenes.sea import save_sea
 from benchmarks.scenes.stamps import Cutout, find_cutouts, split_cutouts
 
 CUTOUT_SIDE, BACKGROUND_SIDE = 256, 1024
+#: Backdrops of the captioned scenes, out of scikit-image.
+TEXTURES = ("grass", "brick", "gravel")
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,10 @@ class Material:
         self.index = json.loads((folder / "index.json").read_text())
 
     @lru_cache(maxsize=8)  # noqa: B019 - one instance lives as long as the process
-    def palette(self, split: Split, held_out_cutouts: bool = False) -> Palette:
-        """The material of a split. Cut-outs are held out from training by `stamps.split_cutouts`; the test split
-        takes either those, or the ones that training sees, too."""
-        wanted = "held_out" if held_out_cutouts else "train"
+    def palette(self, split: Split, held_out: bool = False) -> Palette:
+        """The material of a split; the test split has photographs and fonts of its own. Some cut-outs
+        (`stamps.split_cutouts`) and sign texts are held out: the test split takes those, or what training sees."""
+        wanted = "held_out" if held_out else "train"
         cutouts: dict[str, list[str]] = {}
         for key, (name, part) in sorted(self.index["cutouts"].items()):
             if part == wanted:
@@ -62,7 +66,7 @@ class Material:
             {name: tuple(keys) for name, keys in sorted(cutouts.items())},
             tuple(name for name in sorted(self.index["backgrounds"]) if split_of_background(name) == split),
             tuple(name for name in sorted(self.index["fonts"]) if split_of_font(name) == split),
-            sign_texts(split),
+            sign_texts(held_out),
         )
 
     @lru_cache(maxsize=4096)  # noqa: B019
@@ -74,6 +78,13 @@ class Material:
     def background(self, name: str) -> Image.Image:
         """A photograph, RGB."""
         return Image.open(self.folder / "backgrounds" / f"{name}.jpg").convert("RGB")
+
+    def pictures(self, held_out: bool) -> tuple[Cutout, ...]:
+        """The cut-outs that training sees, or those that it does not, by name and key."""
+        wanted = "held_out" if held_out else "train"
+        chosen = sorted((name, key) for key, (name, part) in self.index["cutouts"].items() if part == wanted)
+        folder = self.folder / "cutouts"
+        return tuple(Cutout(name, key.split("-")[0], folder / f"{key}.png") for name, key in chosen)
 
     def font(self, name: str) -> Path:
         """A font's file."""
@@ -118,7 +129,7 @@ def gather(assets: Path, out: Path) -> dict[str, int]:
     Raises:
         SystemExit: a package is not unpacked below `assets`.
     """
-    for name in ("cutouts", "backgrounds", "fonts"):
+    for name in ("cutouts", "backgrounds", "fonts", "textures"):
         (out / name).mkdir(parents=True, exist_ok=True)
     cutouts = find_cutouts(assets / "tux/usr/share/tuxpaint/stamps", assets / "emoji")
     fonts = {}
@@ -128,6 +139,9 @@ def gather(assets: Path, out: Path) -> dict[str, int]:
             raise SystemExit(f"{stem}.ttf: not there; unpack {FONTS.package} (see README.md)")
         shutil.copyfile(found[stem], out / "fonts" / f"{stem}.ttf")
         fonts[stem] = FONTS.licence
+    for stem in TEXTURES:
+        shutil.copyfile(assets / "skimage/data" / f"{stem}.png", out / "textures" / f"{stem}.png")
+    save_sea(assets / "vide/package/examples/video/ocean.mp4", out / "textures")
     index = {
         "cutouts": _write_cutouts(cutouts, out / "cutouts"),
         "backgrounds": _write_photographs(assets, PHOTOGRAPHS, out / "backgrounds"),

@@ -34,6 +34,15 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Look:
+    """What a picture shows: a thing's name and the colour it is dyed with, or what a sign says."""
+
+    name: str | None
+    tint: str | None
+    text: str | None
+
+
+@dataclass(frozen=True)
 class Actor:
     """Something that is seen.
 
@@ -62,6 +71,13 @@ class Actor:
     def name(self) -> str:
         """What questions call it."""
         return self.shows.name
+
+    @property
+    def look(self) -> Look:
+        """All that is asked about how it looks."""
+        if isinstance(self.shows, Sign):
+            return Look(None, None, self.shows.text)
+        return Look(self.name, self.tint, None)
 
     def progress(self, time: float) -> float:
         """Share of its way done at `time`."""

@@ -75,10 +75,10 @@ def share(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
 
 
-def sign_texts(split: Split) -> tuple[str, ...]:
-    """What the signs of a split may say; training and test share no text."""
+def sign_texts(held_out: bool) -> tuple[str, ...]:
+    """What signs say that training sees, or those that it never sees."""
     rows = ((SIGN_WORDS, _HELD_OUT_WORDS), (SIGN_NUMBERS, _HELD_OUT_NUMBERS))
-    return tuple(text for texts, part in rows for text in texts if (share(f"sign {text}") < part) == (split == "test"))
+    return tuple(text for texts, part in rows for text in texts if (share(f"sign {text}") < part) == held_out)
 
 
 def split_of_background(name: str) -> Split:

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 import luvc.embedded
-from benchmarks.embedded_model import data, features, train
+from benchmarks.embedded_model import data, features, units
 from benchmarks.embedded_model.evaluate import names, shuffled_partner
-from benchmarks.embedded_model.model import EOS_ID, IGNORE, IMAGE_ID, Batch, CaptionModel, pad_rows
-from benchmarks.embedded_model.sets import SETS, Assets
-from benchmarks.scenes.rasterise import codepoints
+from benchmarks.embedded_model.model import EOS_ID, IGNORE, IMAGE_ID, Batch, CaptionModel, branch_rows, pad_rows
+from benchmarks.embedded_model.sets import PHOTOGRAPH, SETS, background_word
+from benchmarks.exact.scene import Actor, Camera, ExactScene, Picture, Sign
+from benchmarks.exact.words import sign_texts
 from benchmarks.scenes.vocabulary import read_table
 from luvc.embedded import assembly
 
@@ -40,21 +40,29 @@ def prompter(folder):
     return data.Prompter(AutoTokenizer.from_pretrained(folder))
 
 
+@pytest.fixture(scope="module")
+def trained() -> tuple[CaptionModel, dict[str, torch.Tensor]]:
+    """The packaged trained part, and a model of a higher rank that starts from it."""
+    part = load_file(assembly.TRAINED_PATH)
+    model = CaptionModel(4 + next(value.shape[0] for name, value in part.items() if name.endswith(".A")), torch.float32)
+    model.restore(part)
+    return model, part
+
+
 @pytest.fixture
 def bank(tmp_path, monkeypatch) -> data.FeatureBank:
     """Six scenes of four frames with made-up features."""
-    for entry in read_table()[:8]:
-        for char in entry.emoji:
-            path = tmp_path / "emoji" / "noto" / f"{codepoints(char)}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGBA", (20, 20), (90, 60, 30, 255)).save(path)
+    cutouts = {f"noto-{number}": (entry.name, "train") for number, entry in enumerate(read_table()[:8])}
+    (tmp_path / "index.json").write_text(json.dumps({"cutouts": cutouts}))
     entry = dataclasses.replace(SETS["train_clips"], count=6)
     monkeypatch.setitem(SETS, entry.name, entry)
     rng = np.random.default_rng(0)
     np.save(tmp_path / f"{entry.name}.npy", rng.standard_normal((6, 4, 64, 1536)).astype(np.float16))
-    np.save(tmp_path / f"{entry.name}.coverage.npy", rng.integers(0, 255, (6, 4, 2, 8, 8), dtype=np.uint8))
+    found = np.full((6, 4, 64, 2), units.UNCLEAR, np.int16)
+    found[..., 0] = rng.integers(units.UNCLEAR, len(units.WORDS), (6, 4, 64))
+    np.save(tmp_path / f"{entry.name}.labels.npy", found)
     (tmp_path / f"{entry.name}.done").write_text("6")
-    return data.FeatureBank(entry.name, tmp_path, Assets(emoji=tmp_path / "emoji"))
+    return data.FeatureBank(entry.name, tmp_path, tmp_path)
 
 
 @needs_weights
@@ -109,16 +117,87 @@ def test_a_step_always_draws_the_same_batch(bank, prompter):
         assert (first.ids == IMAGE_ID).sum() == first.units.shape[0] * first.units.shape[1]
 
 
-def test_unit_targets_follow_the_coverage(bank):
+def test_labels_follow_the_coverage(bank):
     scene = next(scene for scene in bank.scenes if scene.other is None)
-    targets = object.__new__(train.UnitTargets)
-    targets.row = {train.background_word(scene): 0, scene.main.cutout.name: 1}
-    coverage = np.zeros((2, 8, 8), np.float32)
-    coverage[0, 2:4, 2:4], coverage[0, 5, 5] = 0.9, 0.2
-    rows = targets.of(scene, coverage).reshape(8, 8)
-    assert (rows[2:4, 2:4] == 1).all()
-    assert rows[5, 5] == -1, "half covered: not said"
-    assert (rows == 0).sum() == 64 - 5
+    coverage = np.zeros((1, 2, 8, 8), np.float32)
+    coverage[0, 0, 2:4, 2:4], coverage[0, 0, 5, 5] = 0.9, 0.2
+    found = units.labels(scene, coverage).reshape(8, 8, 2)
+    words = np.vectorize(lambda row: units.WORDS[row] if row >= 0 else "?")(found[..., 0])
+    assert (words[2:4, 2:4] == scene.main.cutout.name).all()
+    assert words[5, 5] == "?", "a fifth covered: not said"
+    assert (words == background_word(scene)).sum() == 64 - 5
+    assert (found[..., 1] == units.UNCLEAR).all(), "nothing is dyed"
+
+
+def test_labels_of_dyed_things_and_signs():
+    shown = (Picture("dog", "a"), Picture("cat", "b"), Sign(sign_texts(held_out=False)[0], "font", True))
+    actors = [
+        Actor(what, (0, 0), (0, 0), 0.3, tint=tint) for what, tint in zip(shown, ("red", None, None), strict=True)
+    ]
+    scene = ExactScene(0, "pair", 1.0, Camera("sea", (0, 0, 1), (0, 0), False, (1, 1), 1, 0, 0), (), tuple(actors))
+    coverage = np.zeros((2, 4, 8, 8), np.float32)
+    coverage[0, 0, 0, 0], coverage[0, 1, 0, 0], coverage[1, 1, 3, 4], coverage[1, 2, 7, 7] = 0.5, 0.4, 1.0, 0.35
+    found = units.labels(scene, coverage).reshape(2, 8, 8, 2)
+
+    def said(frame, row, column):
+        word, tint = found[frame, row, column]
+        return units.WORDS[word], units.TINT_WORDS[tint] if tint >= 0 else None
+
+    assert said(0, 0, 0) == ("dog", "red"), "what covers most"
+    assert said(1, 3, 4) == ("cat", None)
+    assert said(1, 7, 7) == (sign_texts(held_out=False)[0], None)
+    assert said(0, 4, 4) == (PHOTOGRAPH, None)
+    labels = torch.from_numpy(found.reshape(2, 64, 2)).long()
+    assert torch.equal(units.pooled(labels, (1, 1)), labels)
+    quarter = units.pooled(labels, (2, 2)).reshape(2, 4, 4, 2)
+    assert units.WORDS[quarter[0, 0, 0, 0]] == PHOTOGRAPH, "three of four"
+    labels[0, [0, 1, 8, 9], 0] = torch.tensor([3, 4, 5, 3])
+    labels[0, [0, 1, 8, 9], 1] = torch.tensor([1, -1, -1, 1])
+    assert units.pooled(labels, (2, 2))[0, 0].tolist() == [3, 1], "half is enough"
+    labels[0, 9, 0] = 6
+    assert units.pooled(labels, (2, 2))[0, 0, 0] == units.UNCLEAR
+    assert not units.is_backdrop(quarter[1, 3, 3, 0]) or units.WORDS[quarter[1, 3, 3, 0]] == PHOTOGRAPH
+
+
+@pytest.mark.parametrize("window", data.WINDOWS)
+def test_places_are_the_centres_of_the_units(window):
+    across, down = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="xy")
+    centres = torch.stack([across, down], -1).reshape(1, 64, 2)
+    assert torch.allclose(units.places(window), (data.pool(centres, window)[0] - 3.5) / 4)
+
+
+def test_the_units_loss_is_least_on_its_target():
+    generator = torch.Generator().manual_seed(0)
+    targets = units.UnitTargets(torch.randn(512, 24, generator=generator), lambda text: [ord(c) for c in text])
+    found = torch.tensor([[3, -1], [9, 2], [30, 0]])
+    at = units.places((2, 2))[[0, 5, 15]]
+    wanted = targets.of(found, at)
+    loss, words_right, tints_right = targets.loss(wanted, found, at)
+    assert (words_right, tints_right) == (1.0, 1.0)
+    for other in (targets.of(found, at.flip(0)), targets.of(found.flip(0), at), wanted + 0.3):
+        assert targets.loss(other, found, at)[0] > loss
+
+
+@needs_weights
+def test_questions_of_a_row_do_not_see_each_other(prompter, trained):
+    """A clip read once for several questions gives the losses of each question asked alone."""
+    model, _ = trained
+    shown = torch.randn(2, 16, 1536, generator=torch.Generator().manual_seed(0))
+    clip = prompter.visual(1, 16)
+    asked = [
+        [("Describe this video.", "A cat moves up."), ("What is it?", "A cat."), ("Where?", "left")],
+        [("Which color is the dog?", "red"), ("How many?", "3")],
+    ]
+    encoded = [[(prompter.question(q), list(prompter.encode(a))) for q, a in row] for row in asked]
+    with torch.no_grad():
+        together = model.token_losses(branch_rows([(clip, row) for row in encoded], shown))
+        for number, row in enumerate(encoded):
+            alone = [
+                model.token_losses(pad_rows([(clip + question, answer)], shown[number : number + 1]))
+                for question, answer in row
+            ]
+            wanted = torch.cat([losses[losses > 0] for losses in alone])
+            assert torch.allclose(together[number][together[number] > 0], wanted, atol=1e-4)
 
 
 def test_naming_needs_the_whole_word(bank):
@@ -131,14 +210,11 @@ def test_naming_needs_the_whole_word(bank):
 
 
 @needs_weights
-def test_the_assembled_checkpoint_is_the_model_that_was_trained(folder, prompter):
+def test_the_assembled_checkpoint_is_the_model_that_was_trained(folder, prompter, trained):
     """LoRA merged into the weights, projector and marker rows in place: the same loss on the same answer."""
     from transformers import AutoModelForImageTextToText
 
-    trained = load_file(assembly.TRAINED_PATH)
-    rank = next(value.shape[0] for name, value in trained.items() if name.endswith(".A"))
-    model = CaptionModel(rank, torch.float32)
-    model.restore(trained)
+    model, part = trained
     units = torch.randn(1, 32, 1536, generator=torch.Generator().manual_seed(0))
     batch = pad_rows([(prompter.ids("Describe this video.", 2, 16), list(prompter.encode("A cat moves up.")))], units)
     with torch.no_grad():
@@ -155,5 +231,7 @@ def test_the_assembled_checkpoint_is_the_model_that_was_trained(folder, prompter
     assert torch.allclose(ours[ours > 0], shared[shared > 0], atol=1e-4)
     assert cache.get_seq_length() == prefix.shape[1], "asking leaves the cache as it was"
     exported = model.export()
-    assert all(torch.equal(exported[name], value) for name, value in trained.items())
+    for name, value in part.items():
+        own = exported[name][tuple(slice(size) for size in value.shape)]
+        assert torch.equal(own, value), "what a lower rank learned is kept"
     assert json.loads((folder / "config.json").read_text()) == json.loads(luvc.embedded.config_path().read_text())

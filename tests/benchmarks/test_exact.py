@@ -222,29 +222,31 @@ def test_signs_say_what_is_asked_and_stay_in_the_picture(material, scenes):
 
 def test_nothing_leaks_between_the_splits(material):
     train, seen, held = (
-        material.palette("train"), material.palette("test"), material.palette("test", held_out_cutouts=True),
+        material.palette("train"), material.palette("test"), material.palette("test", held_out=True),
     )  # fmt: skip
     keys = [{key for group in part.cutouts.values() for key in group} for part in (train, seen, held)]
     assert keys[0] == keys[1]
     assert not keys[0] & keys[2]
     assert set(held.cutouts) <= set(train.cutouts), "names are known, pictures are not"
-    for part in ("backgrounds", "fonts", "texts"):
+    for part in ("backgrounds", "fonts"):
         assert getattr(seen, part) == getattr(held, part)
         assert getattr(train, part)
         assert getattr(seen, part)
         assert not set(getattr(train, part)) & set(getattr(seen, part))
+    assert train.texts == seen.texts
+    assert not set(train.texts) & set(held.texts)
     trained = [entry for entry in sets.SETS.values() if isinstance(entry, sets.ExactSet)]
     assert trained
-    assert all(entry.first_seed + entry.count <= build.TEST_SEED for entry in trained)
+    assert all(entry.seeds.stop <= build.TEST_SEED for entry in trained)
     with pytest.raises(ValueError, match="seeds below"):
-        trained[0].scene(sets.Assets(material=material.folder), build.TEST_SEED)
-    ranges = sorted((entry.first_seed, entry.first_seed + entry.count) for entry in sets.SETS.values())
+        trained[0].scene(material.folder, build.TEST_SEED)
+    ranges = sorted((entry.seeds.start, entry.seeds.stop) for entry in sets.SETS.values())
     assert all(end <= start for (_, end), (start, _) in pairwise(ranges))
 
 
 def test_the_real_splits_are_as_large_as_they_should_be():
-    assert len(sign_texts("test")) > 30
-    assert len(sign_texts("train")) > 2 * len(sign_texts("test"))
+    assert len(sign_texts(held_out=True)) > 30
+    assert len(sign_texts(held_out=False)) > 2 * len(sign_texts(held_out=True))
     assert len(words.SIGN_WORDS) == len(set(words.SIGN_WORDS))
     assert not ALIKE.keys() - set(all_names()), "misspelt"
     assert plural("goose") == "geese"
@@ -294,23 +296,51 @@ def test_built_files_are_videos_with_their_questions(material, tmp_path, monkeyp
     assert clip_loader(arrays, SimpleNamespace(family="any"), 8)(question.video).frames.shape[0] == 8
 
 
-def test_training_draws_and_asks_exact_scenes(material):
-    entry = replace(sets.SETS["exact_train"], count=12)
-    assets = sets.Assets(material=material.folder)
+@pytest.mark.parametrize(("name", "count", "known"), [("exact_train", 12, 7), ("exact_stills", 12, 4)])
+def test_training_draws_and_asks_exact_scenes(material, name, count, known):
+    entry = replace(sets.SETS[name], count=count)
     kinds, rng = set(), np.random.default_rng(0)
-    for seed in range(entry.first_seed, entry.first_seed + entry.count):
-        scene = entry.scene(assets, seed)
-        frames, cover = entry.draw(assets, seed)
-        assert frames.shape == (8, 224, 224, 3)
-        assert cover.shape == (8, 4, 8, 8)
-        names = sets.slot_words(scene)
-        assert len(names) <= entry.slots
-        assert all(cover[:, slot].max() > 0.05 for slot in range(len(names)))
-        for _ in range(8):
-            text, answer = sets.question(scene, 8, False, rng)
-            match = [ask for ask in scene.asks if text in (ask.text, prompt(ask)) and ask.answer == answer]
-            assert match
-            kinds.add(match[0].kind)
-        count = entry.frame_count(rng)
-        assert len(entry.picked(count, rng)) == count
-    assert len(kinds) >= 6
+    for seed in entry.seeds:
+        scene, twin = entry.scene(material.folder, seed), entry.twin(material.folder, seed)
+        frames, cover = entry.draw(material.folder, seed)
+        assert frames.shape == (entry.frames, 224, 224, 3)
+        assert cover.shape == (entry.frames, entry.slots, 8, 8)
+        looks = sets.slot_looks(scene)
+        assert len(looks) <= entry.slots
+        assert all(cover[:, slot].max() > 0.05 for slot in range(len(looks)))
+        for shown in filter(None, (scene, twin)):
+            for text, answer in sets.questions(shown, entry.frames, False, rng, 8):
+                match = [ask for ask in shown.asks if text.startswith(ask.text) and ask.answer == answer]
+                assert match
+                assert all(choice in text for choice in match[0].choices) or text == match[0].text
+                kinds.add(match[0].kind)
+        picked = entry.frame_count(rng)
+        assert len(entry.picked(picked, rng)) == picked
+    assert len(kinds) >= known
+
+
+def test_a_still_says_what_it_shows(material):
+    """Relations, counts and colours of the stills, against where and what their actors are."""
+    entry = sets.SETS["exact_stills"]
+    seen = Counter()
+    for seed in entry.seeds[:60]:
+        scene = entry.scene(material.folder, seed)
+        for ask in scene.asks:
+            seen[ask.kind] += 1
+            assert ask.answer in ask.choices
+            assert len(set(ask.choices)) == len(ask.choices) == 4
+            name = subject(ask, scene) if ask.kind in ("relation", "colour") else ""
+            if ask.kind == "relation":
+                other = next(actor for actor in scene.actors if ask.text.endswith(f" the {actor.name}?"))
+                (one,) = scene.named(name)
+                across, down = (one.at(0.5)[axis] - other.at(0.5)[axis] for axis in (0, 1))
+                far = {"left": -across, "right": across, "above": -down, "below": down}
+                assert max(far, key=far.__getitem__) == ask.answer
+            elif ask.kind == "count":
+                name = next(actor.name for actor in scene.actors if plural(actor.name) in ask.text)
+                assert len(scene.named(name)) == int(ask.answer)
+            elif ask.kind == "colour":
+                assert scene.named(name)[0].tint == ask.answer
+            elif ask.kind == "read":
+                assert scene.named("sign")[0].look.text == ask.answer
+    assert {"relation", "count", "colour", "read"} <= set(seen)
