@@ -79,9 +79,13 @@ class FeatureBank:
         units, labels = (np.load(folder / f"{name}{kind}.npy", mmap_mode="r")[: self.count] for kind in ("", ".labels"))
         self.units: Any = units if device == "cpu" else torch.from_numpy(units).to(device)
         self.labels = torch.from_numpy(np.array(labels)).long().to(device)
-        seeds = self.entry.seeds[: self.count]
-        self.scenes: list[Any] = [self.entry.scene(material, seed) for seed in seeds]
-        self.twins: list[Any] = [self.entry.twin(material, seed) for seed in seeds]
+        self._material = material
+        self._shown: dict[tuple[int, bool], Any] = {}
+
+    @property
+    def scenes(self) -> list[Any]:
+        """All of them, forwards."""
+        return [self.shown(index) for index in range(self.count)]
 
     def clip(self, index: int, frames: Sequence[int]) -> torch.Tensor:
         """Units of some frames of one scene: `[frames, 64, 1536]` float32."""
@@ -94,10 +98,12 @@ class FeatureBank:
             return self.units[tuple(map(torch.from_numpy, at))].float()
         return torch.from_numpy(self.units[at]).float()
 
-    def shown(self, index: int, backwards: bool) -> Any:
-        """A scene, or its twin where it has one."""
-        twin = self.twins[index] if backwards else None
-        return self.scenes[index] if twin is None else twin
+    def shown(self, index: int, backwards: bool = False) -> Any:
+        """A scene, or its twin, None where it has none; composed when it is first asked for."""
+        if (index, backwards) not in self._shown:
+            make = self.entry.twin if backwards else self.entry.scene
+            self._shown[index, backwards] = make(self._material, self.entry.seeds[index])
+        return self._shown[index, backwards]
 
 
 def draw_batch(
@@ -121,7 +127,8 @@ def draw_batch(
     longest = 0
     while True:
         index, backwards = int(rng.integers(bank.count)), bool(rng.random() < 0.5)
-        scene = bank.shown(index, backwards)
+        twin = bank.shown(index, backwards=True) if backwards else None
+        scene = bank.shown(index) if twin is None else twin
         asked = questions(scene, frames, image, rng, QUESTIONS)
         row = (
             prompter.visual(frames, per_frame, image),
@@ -132,8 +139,7 @@ def draw_batch(
             break
         longest = max(longest, length)
         chosen = bank.entry.picked(frames, rng).tolist()
-        mirrored = backwards and scene is not bank.scenes[index]
-        picked.append([bank.entry.frames - 1 - frame for frame in chosen] if mirrored else chosen)
+        picked.append(chosen if twin is None else [bank.entry.frames - 1 - frame for frame in chosen])
         rows.append(row)
         indices.append(index)
     clips = bank.clips(indices, picked)

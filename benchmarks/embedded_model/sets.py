@@ -167,11 +167,11 @@ SETS: dict[str, SceneSet] = {
         SceneSet("held_out_scenes", 900_000, 120, 8),
         SceneSet("held_out_cutouts", 950_000, 100, 8, held_out_cutouts=True),
         SceneSet("train_more", 300_000, 5000, 1),
-        # The same two kinds for a CPU (1,000 clips and their twins, 1.6 GB; 1.2 GB) and for a GPU (19 GB; 5.9 GB).
+        # The same two kinds for a CPU (1,000 clips and their twins, 1.6 GB; 1.2 GB) and for a GPU (13 GB; 4 GB).
         ExactSet("exact_train", 10_000_000, 1000, 8),
         CollageSet("exact_stills", 15_000_000, 6000, 1),
-        ExactSet("exact_large", 20_000_000, 12_000, 8),
-        CollageSet("exact_stills_large", 18_000_000, 30_000, 1),
+        ExactSet("exact_large", 20_000_000, 8000, 8),
+        CollageSet("exact_stills_large", 18_000_000, 20_000, 1),
     )
 }
 

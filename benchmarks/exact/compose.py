@@ -83,7 +83,7 @@ class Draw:
         shows = Sign(text, str(self.pick(self.palette.fonts)), self.chance(0.5))
         what = "number" if text in SIGN_NUMBERS else "word"
         ask = self.ask("read", f"Which {what} is on the sign?", text, wrong)
-        height = self.uniform(0.16, 0.2) * self.aspect**0.5
+        height = self.uniform(0.19, 0.24) * self.aspect**0.5
         # A plate is about as wide as this many times its height; `size` is the longer side.
         longer = max(1.0, 0.33 + 0.3 * len(text))
         return self.still(shows, place, min(height * longer, 0.36 * self.aspect)), ask

@@ -234,7 +234,7 @@ def test_nothing_leaks_between_the_splits(material):
         assert getattr(seen, part)
         assert not set(getattr(train, part)) & set(getattr(seen, part))
     assert train.texts == seen.texts
-    assert not set(train.texts) & set(held.texts)
+    assert set(train.texts) & set(held.texts) == set(words.SIGN_NUMBERS)
     trained = [entry for entry in sets.SETS.values() if isinstance(entry, sets.ExactSet)]
     assert trained
     assert all(entry.seeds.stop <= build.TEST_SEED for entry in trained)
@@ -245,8 +245,8 @@ def test_nothing_leaks_between_the_splits(material):
 
 
 def test_the_real_splits_are_as_large_as_they_should_be():
-    assert len(sign_texts(held_out=True)) > 30
-    assert len(sign_texts(held_out=False)) > 2 * len(sign_texts(held_out=True))
+    assert len(sign_texts(held_out=True)) > 25
+    assert len(sign_texts(held_out=False)) > 1.5 * len(sign_texts(held_out=True))
     assert len(words.SIGN_WORDS) == len(set(words.SIGN_WORDS))
     assert not ALIKE.keys() - set(all_names()), "misspelt"
     assert plural("goose") == "geese"
@@ -337,7 +337,7 @@ def test_a_still_says_what_it_shows(material):
                 far = {"left": -across, "right": across, "above": -down, "below": down}
                 assert max(far, key=far.__getitem__) == ask.answer
             elif ask.kind == "count":
-                name = next(actor.name for actor in scene.actors if plural(actor.name) in ask.text)
+                name = next(actor.name for actor in scene.actors if f" {plural(actor.name)} " in ask.text)
                 assert len(scene.named(name)) == int(ask.answer)
             elif ask.kind == "colour":
                 assert scene.named(name)[0].tint == ask.answer
