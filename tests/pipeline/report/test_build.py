@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -154,9 +153,7 @@ def test_a_hundred_thousand_units(tmp_path: Path) -> None:
     log = outputs.events(count, len(good), len(bad), wall_s=8 * 3600, outcome="interrupted")
     results = outputs.results(plan, good, wall_s=8 * 3600)
     folder = outputs.write(tmp_path, plan, results, outputs.failures(plan, bad), log)
-    started = time.perf_counter()
     metrics = build_report(folder)
-    assert time.perf_counter() - started < 20  # about a second on two idle cores
     assert (metrics.totals.done, metrics.totals.failed, metrics.totals.pending) == (93_000, 2_000, 5_000)
     assert (tmp_path / "report.html").stat().st_size < 1_000_000
     assert len(metrics.timeline) <= 120
