@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from pipeline.report import build_report
+from pipeline.report.records import Metrics
 from tests import chromium
 from tests.chromium import Browser, BrowserError, BrowserLost, Tab
 from tests.pipeline.report import outputs
@@ -125,6 +126,16 @@ def test_a_page_with_a_past_is_as_quiet(browser: Shared, report_with_a_past: Pat
         assert tab.console == []
         assert outside(tab) == []
         assert "Compared with earlier runs" in tab.evaluate("document.body.innerText")
+
+
+def test_a_page_of_a_hundred_thousand_units(browser: Shared, hundred_thousand: tuple[Path, Metrics]) -> None:
+    with browser.tab(390, 844) as tab:
+        tab.open(hundred_thousand[0] / "report.html")
+        assert tab.console == []
+        assert outside(tab) == []
+        assert "93,000 of 100,000 clips done" in tab.evaluate("document.body.innerText")
+        assert tab.evaluate("document.querySelectorAll('*').length") < 5_000
+        assert tab.evaluate(PROBE)["wide"] == []
 
 
 def test_a_request_and_the_console_would_be_noticed(browser: Shared, tmp_path: Path) -> None:
