@@ -67,7 +67,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 browser:  ## Chromium for the tests of the report page (they are skipped without it); needs root on Debian
-	command -v chromium || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium)
+	command -v chromium || (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium)
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) out build *.egg-info

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline import children
+
 DEADLINE_S = 60.0
 
 
@@ -28,7 +30,7 @@ def probe(code: str, deadline_s: float = DEADLINE_S) -> Probe:
     """Run Python `code` in its own process; it prints one JSON object as its last line."""
     command = [sys.executable, "-W", "ignore", "-c", code]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=deadline_s, check=False)
+        done = children.run(command, deadline_s)  # a broken GPU driver can hang a process for good
     except subprocess.TimeoutExpired:
         return Probe(None, f"no answer within {deadline_s:g} s")
     if done.returncode < 0:

@@ -107,6 +107,9 @@ def list_files(url: str, options: Options | None = None, recursive: bool = True)
     """Files of a directory or glob, sorted by name; hidden files and folders left out.
 
     Empty when nothing matches or the directory does not exist.
+
+    Raises:
+        PermissionDenied, StorageError: see `read_error`.
     """
     fs, path = filesystem(url, options)
 
@@ -120,6 +123,8 @@ def list_files(url: str, options: Options | None = None, recursive: bool = True)
         listed = retry(found)
     except FileNotFoundError:
         return []
+    except Exception as error:
+        raise read_error(url, error) from error
     _counted(fs, writes=max(1, -(-len(listed) // LISTED_AT_ONCE)))
     root = "" if is_glob(path) else path.rstrip("/")
     return [

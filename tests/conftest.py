@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+
+def pytest_unconfigure() -> None:
+    """Nothing that tests left behind keeps the interpreter from ending: no thread, no child, no exit handler."""
+    faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 
@@ -50,8 +51,7 @@ class Contestant:
         try:
             self._process.wait(timeout=30)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self._kill()
         self._log.close()
 
     def __enter__(self) -> Contestant:
@@ -60,13 +60,17 @@ class Contestant:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def _kill(self) -> None:
+        self._process.kill()
+        with suppress(subprocess.TimeoutExpired):  # one that hangs in a GPU's driver is left behind
+            self._process.wait(timeout=30)
+
     def _reply(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         reply: dict[str, Any] = json.loads(line) if line else {"error": "it ended without an answer"}
         if "error" in reply:
-            self._process.kill()
-            self._process.wait()
+            self._kill()
             self._log.seek(0)
             raise ContestantFailed(f"{' '.join(self.command)}: {reply['error']}\n{self._log.read()[-4000:]}")
         return reply

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pydantic import Field
 
 from luvc.errors import ConfigError, LuvcError
-from pipeline.errors import SourceMissing
+from pipeline.errors import SourceMissing, StorageError
 from pipeline.plan.item import Item
 from pipeline.section import Section, StorageOptions, Url
 from pipeline.storage import FileInfo, is_glob, list_files, stat
@@ -58,6 +58,8 @@ def list_items(source: InputSource, key: str = "inputs") -> Iterator[Item]:
         return
     try:
         files = list_files(path, options, source.recursive)
+    except StorageError:
+        raise  # the store's trouble is not the configuration's: trying again helps
     except Exception as error:
         raise ConfigError(f"{key}.path: {path} cannot be listed: {type(error).__name__}: {error}") from error
     if not files:

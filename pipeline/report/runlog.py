@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import yaml
@@ -98,7 +98,7 @@ def parse(run_id: str, events: str, config: str | None = None, all_heartbeats: b
     times: list[datetime] = []
     heartbeats: list[Heartbeat] = []
     engines: list[Mapping[str, Any]] = []
-    unreadable = 0
+    unreadable, set_back = 0, timedelta(0)
     for line in lines:
         event = _event(line)
         if event is None:
@@ -106,6 +106,11 @@ def parse(run_id: str, events: str, config: str | None = None, all_heartbeats: b
             continue
         at = _time(event.get("t"))
         if at is not None:
+            # Lines stand in the order in which things happened, whatever was done to the clock meanwhile.
+            at += set_back
+            if times and at < times[-1]:
+                set_back += times[-1] - at
+                at = times[-1]
             times.append(at)
         kind = event.get("event")
         if kind == "run_started" and not started:
@@ -120,12 +125,12 @@ def parse(run_id: str, events: str, config: str | None = None, all_heartbeats: b
     cut = int(bool(lines) and not finished and _event(lines[-1]) is None)
     wall_s = finished.get("wall_s")
     if wall_s is None:
-        wall_s = (max(times) - min(times)).total_seconds() if times else 0.0
+        wall_s = (times[-1] - times[0]).total_seconds() if times else 0.0
     return RunLog(
         run_id=run_id,
         name=started.get("name"),
-        started_at=min(times, default=None),
-        ended_at=max(times, default=None),
+        started_at=times[0] if times else None,
+        ended_at=times[-1] if times else None,
         wall_s=max(0.0, float(wall_s)),
         outcome=str(finished.get("outcome") or UNFINISHED),
         planned=_count(started.get("planned")),
@@ -137,7 +142,7 @@ def parse(run_id: str, events: str, config: str | None = None, all_heartbeats: b
         config_hash=started.get("config_hash"),
         estimate=_mapping(started.get("estimate")),
         engines=tuple(engines),
-        heartbeats=tuple(sorted(heartbeats, key=lambda beat: beat.at)),
+        heartbeats=tuple(heartbeats),
         config=without_storage(_yaml(config)),
         unreadable_lines=unreadable - cut,
     )

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
 import yaml
 
-PATIENCE_S = 90.0
+from pipeline.children import Child
+
+PATIENCE_S = 120.0
 
 
 class Driver:
@@ -25,26 +26,20 @@ class Driver:
         path = bench.folder / "run.yaml"
         path.write_text(yaml.safe_dump(bench.values(inputs, prompts, run=run, **sections)))
         command = [sys.executable, "-m", "tests.faults.driver", point, "run", str(path)]
-        self.process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
+        self.child = Child(command, env={**os.environ, "PYTHONUNBUFFERED": "1"})
 
     def wait(self) -> tuple[int, str]:
-        text, _ = self.process.communicate(timeout=PATIENCE_S)
-        return self.process.returncode, text
+        code = self.child.wait(PATIENCE_S)
+        return code, self.child.stdout + self.child.stderr
 
     def signal_when(self, number, condition) -> tuple[int, str]:
         until = time.monotonic() + PATIENCE_S
         while not condition():
-            if self.process.poll() is not None or time.monotonic() > until:
-                self.process.kill()
-                pytest.fail(f"the driver was too quick or too slow:\n{self.process.communicate()[0]}")
+            if self.child.process.poll() is not None or time.monotonic() > until:
+                self.child.kill()
+                pytest.fail(f"the driver was too quick or too slow:\n{self.child.stdout}{self.child.stderr}")
             time.sleep(0.02)
-        self.process.send_signal(number)
+        self.child.process.send_signal(number)
         return self.wait()
 
 

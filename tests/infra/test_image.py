@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from pipeline import children
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "infra" / "Dockerfile"
@@ -86,7 +87,7 @@ def test_nothing_runs_as_root():
 
 def test_every_requirement_is_pinned_to_a_version_it_allows():
     script = ROOT / "infra" / "requirements.py"
-    done = subprocess.run([sys.executable, str(script), "pipeline", "s3"], capture_output=True, text=True, check=True)
+    done = children.run([sys.executable, str(script), "pipeline", "s3"], check=True)
     wanted = [Requirement(line) for line in done.stdout.splitlines()]
     assert {"torch", "ray", "s3fs"} <= {one.name for one in wanted}
     for one in wanted:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from pipeline import children
 from pipeline.run.meters import METERS, RAY_LABELS
 
 FOLDER = Path(__file__).parents[2] / "infra" / "monitoring"
@@ -121,7 +121,7 @@ def test_the_dashboard_shows_every_metric() -> None:
 @pytest.mark.parametrize("command", [["check", "rules", "alerts.yaml"], ["test", "rules", "alerts_test.yaml"]], ids=str)
 def test_promtool_agrees(command: list[str]) -> None:
     assert PROMTOOL is not None
-    done = subprocess.run([PROMTOOL, *command], cwd=FOLDER, capture_output=True, text=True)
+    done = children.run([PROMTOOL, *command], cwd=FOLDER)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -136,5 +136,5 @@ def test_promtool_parses_every_query_of_the_dashboard(tmp_path: Path) -> None:
         found.append({"record": f"luvc:query_{index}", "expr": expr})
     path = tmp_path / "rules.yaml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": found}]}))
-    done = subprocess.run([PROMTOOL, "check", "rules", str(path)], capture_output=True, text=True)
+    done = children.run([PROMTOOL, "check", "rules", str(path)])
     assert done.returncode == 0, done.stdout + done.stderr

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline import cli
+from pipeline import children, cli
 
 INFRA = Path(__file__).parents[2] / "infra"
 SLURM = INFRA / "slurm" / "nightly.sbatch"
@@ -23,9 +22,9 @@ def parsed(command: str) -> object:
 
 
 def test_the_slurm_script_is_valid_shell():
-    assert subprocess.run(["bash", "-n", str(SLURM)], check=False).returncode == 0
+    assert children.run(["bash", "-n", str(SLURM)]).returncode == 0
     shellcheck = Path(sys.executable).parent / "shellcheck"
-    done = subprocess.run([str(shellcheck), str(SLURM)], capture_output=True, text=True, check=False)
+    done = children.run([str(shellcheck), str(SLURM)])
     assert done.stdout == ""
     assert done.returncode == 0
 
@@ -71,5 +70,5 @@ def test_systemd_takes_the_units(tmp_path):
         text = (INFRA / "cron" / name).read_text().replace("/opt/luvc/.venv/bin/luvc", "/bin/true")
         (tmp_path / name).write_text(text)
     units = [str(tmp_path / "luvc-nightly.service"), str(tmp_path / "luvc-nightly.timer")]
-    done = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False)
+    done = children.run(["systemd-analyze", "verify", *units])
     assert "luvc-nightly" not in done.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from luvc.bench import vllm_worker
 from luvc.bench.checkpoint import save_for_vllm
 from luvc.bench.setting import SETTINGS, Setting, build, videos
 from luvc.families import family_of
+from pipeline import children
 
 SCRIPT = Path(vllm_worker.__file__)
 #: vLLM's attention on CPUs wants heads of at least 32 channels.
@@ -145,7 +145,7 @@ def test_as_a_script_it_hides_no_module_of_the_standard_library() -> None:
     code = f"import runpy, sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); sys.argv = ['x', '--help']\n"
     code += f"try: runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\nexcept SystemExit: pass\n"
     code += "import types; print(types.__file__, 'luvc' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    done = children.run([sys.executable, "-c", code], check=True, cwd="/")
     assert "luvc" not in done.stdout.splitlines()[-1].partition(" ")[0]
     assert done.stdout.rstrip().endswith("False")
 
@@ -156,7 +156,7 @@ def real(checkpoint: Path, clips: Path, *options: str) -> Iterator[dict[str, Any
     if not interpreter:
         pytest.skip("LUVC_VLLM_PYTHON names no interpreter that has vLLM")
     command = [interpreter, SCRIPT, "--model", checkpoint, "--clips", clips, "--new-tokens", "4", "--eager", *options]
-    done = subprocess.run(command, input="round\nround\n", capture_output=True, text=True, timeout=280, check=False)
+    done = children.run(command, text="round\nround\n", timeout_s=280)
     assert done.returncode == 0, done.stderr[-3000:]
     return (json.loads(line) for line in done.stdout.splitlines())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +20,7 @@ from benchmarks.embedded_model.describe import answer, read_frames
 from luvc.embedded import assembly as assembling
 from luvc.embedded import towers
 from luvc.errors import ModelError
+from pipeline import children
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "videos"
 FRAMES = 4
@@ -36,12 +36,9 @@ def folder(tmp_path_factory) -> Path:
     cache = tmp_path_factory.mktemp("cache")
     code = "import luvc.embedded; print(luvc.embedded.assemble())"
     environment = {**os.environ, "LUVC_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-    racers = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    answers = [racer.communicate(timeout=120)[0].strip() for racer in racers]
-    assert [racer.returncode for racer in racers] == [0, 0]
+    racers = [children.Child([sys.executable, "-c", code], env=environment) for _ in range(2)]
+    assert [racer.wait(240) for racer in racers] == [0, 0], racers[0].stderr + racers[1].stderr
+    answers = [racer.stdout.strip() for racer in racers]
     assert answers[0] == answers[1]
     assert [path.name for path in cache.iterdir()] == [Path(answers[0]).name], "nothing is left beside the model"
     return Path(answers[0])
@@ -68,7 +65,7 @@ def test_importing_and_reading_the_config_needs_no_torch():
         "import json, sys, luvc.embedded as e; c = json.loads(e.config_path().read_text());"
         "assert c['model_type'] == 'internvl' and e.MODEL_NAME == 'luvc-demo'; assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    children.run([sys.executable, "-c", code], check=True)
 
 
 @needs_weights

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -20,6 +19,7 @@ from luvc.evaluation.statistics import Pairs
 from luvc.evaluation.study import Limits, ask
 from luvc.evaluation.summary import as_report, summarise
 from luvc.types import Clip
+from pipeline import children
 from tests.luvc import tiny
 
 # Statistics --------------------------------------------------------------------------------------
@@ -270,7 +270,5 @@ def test_nothing_to_compare_with_is_an_error():
 def test_statistics_and_scoring_need_no_torch():
     modules = ["statistics", "questions", "settings", "answers", "summary", "report"]
     code = "import sys\n" + "\n".join(f"import luvc.evaluation.{name}" for name in modules)
-    done = subprocess.run(
-        [sys.executable, "-c", code + "\nprint('torch' in sys.modules)"], capture_output=True, text=True, check=True
-    )
+    done = children.run([sys.executable, "-c", code + "\nprint('torch' in sys.modules)"], check=True)
     assert done.stdout.strip() == "False"

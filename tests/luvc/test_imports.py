@@ -1,7 +1,8 @@
 """`luvc/` runs where only torch and transformers are installed: no Ray, no PyAV, nothing of the pipeline."""
 
-import subprocess
 import sys
+
+from pipeline import children
 
 #: fsspec is not among them: torch needs it itself.
 BLOCKED = ("ray", "av", "pyarrow", "pydantic", "pipeline", "gguf", "onnx")
@@ -19,4 +20,4 @@ for name in names:
     if not name.startswith("luvc.embedded."):
         importlib.import_module(name)
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    children.run([sys.executable, "-c", code], check=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
@@ -16,6 +15,7 @@ from luvc.compression import PRESETS, Compression, Merge, MergeStep, Prune
 from luvc.engine import Engine
 from luvc.families import internvl
 from luvc.scheduling import retained_in_layers, retained_on_axis, schedule
+from pipeline import children
 from tests.luvc import tiny, tiny_qwen
 
 SHAPE = internvl.FAMILY.shape(tiny.model().config.to_dict())
@@ -29,7 +29,7 @@ def test_importing_luvc_and_planning_needs_no_torch():
         "assert s.merged_tokens == 128, s.merged_tokens;"
         "assert not {'torch', 'transformers', 'ray', 'av'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    children.run([sys.executable, "-c", code], check=True)
 
 
 @settings(max_examples=300, deadline=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from datetime import UTC, datetime
 
@@ -12,7 +11,7 @@ import pytest
 import yaml
 
 from luvc.errors import ConfigError, LuvcError
-from pipeline import cli
+from pipeline import children, cli
 from pipeline.schemas import FAILURES
 from tests.pipeline.run.videos import video
 
@@ -34,14 +33,14 @@ def config(tmp_path):
 def test_help_is_quick_and_names_what_exists():
     code = "import sys; from pipeline import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\n"
     code += "print([name for name in ('torch', 'ray', 'pyarrow', 'av', 'pydantic') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = children.run([sys.executable, "-c", code], check=True)
     for name in ("plan", "run", "report", "failures", "doctor"):
         assert f"\n    {name} " in done.stdout
     assert done.stdout.strip().endswith("[]")
 
 
 def test_as_a_module():
-    done = subprocess.run([sys.executable, "-m", "pipeline.cli", "run", "--help"], capture_output=True, text=True)
+    done = children.run([sys.executable, "-m", "pipeline.cli", "run", "--help"])
     assert done.returncode == 0
     assert "--retry-failed" in done.stdout
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import yaml
 
 from luvc.compression import Merge
 from luvc.errors import ConfigError
+from pipeline import children
 from pipeline.config import RunConfig, load_config, parse_config
 
 ROOT = Path(__file__).parents[2]
@@ -230,9 +230,7 @@ def test_loading_imports_nothing_heavy(tmp_path: Path) -> None:
         "import sys; from pipeline.config import load_config; load_config(sys.argv[1]);"
         "print([m for m in ('torch', 'ray', 'av', 'transformers', 'pyarrow') if m in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(write(tmp_path, MINIMAL))], cwd=ROOT, capture_output=True, text=True
-    )
+    done = children.run([sys.executable, "-c", code, str(write(tmp_path, MINIMAL))], cwd=ROOT)
     assert done.stdout.strip() == "[]", done.stderr
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
 
-from pipeline import doctor, probes
+from pipeline import children, doctor, probes
 from pipeline.doctor import Check, exit_code, format_checks
 
 
 def test_importing_doctor_loads_neither_ray_nor_torch() -> None:
     code = "import pipeline.doctor, sys; print([m for m in ('ray', 'torch', 'av', 'transformers') if m in sys.modules])"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = children.run([sys.executable, "-c", code], check=True).stdout
     assert loaded.strip() == "[]"
 
 

@@ -214,23 +214,38 @@ def test_giving_up_after_some_tries() -> None:
     assert waits == [0.5, 1.0, 2.0]
 
 
-def test_a_store_that_stumbles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(storage.time, "sleep", lambda _: None)
-    fs, _ = storage.filesystem("memory://x")
-    url = f"memory://stumbles-{tmp_path.name}/a"
-    original, failures = type(fs).pipe_file, [OSError(errno.EBUSY, "SlowDown"), TimeoutError()]
+@pytest.mark.parametrize(
+    ("method", "ask"),
+    [
+        ("pipe_file", lambda folder: write_atomic(f"{folder}/a", b"data")),
+        ("cat_file", lambda folder: read_bytes(f"{folder}/a")),
+        ("info", lambda folder: storage.stat(f"{folder}/a")),
+        ("open", lambda folder: storage.open_read(f"{folder}/a").read()),
+        ("find", lambda folder: list_files(folder)),
+    ],
+)
+def test_a_store_that_stumbles(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str, ask: Callable[[str], Any]
+) -> None:
+    """Throttled and late once each, then well; and away for good."""
+    folder = f"memory://stumbles-{tmp_path.name}"
+    write_atomic(f"{folder}/a", b"data")
+    kind = type(storage.filesystem(folder)[0])
+    original, failures = getattr(kind, method), []
 
-    def pipe_file(self: Any, path: str, data: bytes, **options: Any) -> None:
+    def stumbling(self: Any, *args: Any, **options: Any) -> Any:
         if failures:
             raise failures.pop()
-        original(self, path, data, **options)
+        return original(self, *args, **options)
 
-    monkeypatch.setattr(type(fs), "pipe_file", pipe_file)
-    write_atomic(url, b"data")
-    assert read_bytes(url) == b"data"
+    monkeypatch.setattr(storage.time, "sleep", lambda _: None)
+    monkeypatch.setattr(kind, method, stumbling)
+    well = ask(folder)
+    failures[:] = [OSError(errno.EBUSY, "SlowDown"), TimeoutError()]
+    assert ask(folder) == well
     failures[:] = [TimeoutError()] * 10
     with pytest.raises(StorageError) as caught:
-        write_atomic(url, b"data")
+        ask(folder)
     assert caught.value.retryable
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-import time
+import threading
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -90,11 +90,9 @@ def broken(folder: Path) -> dict[str, tuple[Path, type[LuvcError]]]:
 
 def test_broken_files_say_what_they_are(tmp_path: Path) -> None:
     for name, (path, kind) in broken(tmp_path).items():
-        started = time.perf_counter()
         with pytest.raises(kind) as caught:
             run(path)
         assert str(path) in caught.value.message, name
-        assert time.perf_counter() - started < 5, name
 
 
 def test_results_stand_in_the_order_of_the_tasks(tmp_path: Path) -> None:
@@ -108,16 +106,19 @@ def test_results_stand_in_the_order_of_the_tasks(tmp_path: Path) -> None:
 
 
 def test_a_probe_that_hangs_is_left_behind(tmp_path: Path) -> None:
+    released = threading.Event()
+    returned: list[str] = []
+
     def hang_on_some(task: ProbeTask) -> Any:
         if task.url.startswith("hang"):
-            time.sleep(30)
+            released.wait(120)
+            returned.append(task.url)
         if task.url == "bug":
             raise RuntimeError("unforeseen")
         return task.url
 
     urls = ["hang1", "a", "hang2", "bug", "hang3", "b", "c"]
     seen: list[tuple[int, int]] = []
-    started = time.perf_counter()
     results = probe_all(
         [ProbeTask(url, None, {}) for url in urls],
         hang_on_some,
@@ -125,7 +126,8 @@ def test_a_probe_that_hangs_is_left_behind(tmp_path: Path) -> None:
         deadline_s=0.3,
         progress=lambda done, of: seen.append((done, of)),
     )
-    assert time.perf_counter() - started < 4
+    assert returned == [], "nobody waits for them"
+    released.set()
     assert [result for result in results if isinstance(result, str)] == ["a", "b", "c"]
     assert [type(results[index]) for index in (0, 2, 4)] == [DecodeTimeout] * 3
     assert "unforeseen" in str(results[3])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from pipeline import schemas
 from pipeline.report import ReportError, build_report
+from pipeline.report.records import Metrics
 from tests.pipeline.report import outputs
 
 PROMPT = {"caption": "Describe this video."}
@@ -146,17 +146,9 @@ def test_an_output_in_another_file_system(tmp_path: Path) -> None:
         memory.rm("/report-test", recursive=True)
 
 
-def test_a_hundred_thousand_units(tmp_path: Path) -> None:
-    count = 100_000
-    plan = outputs.manifest(count, PROMPT, samples=24)
-    order = np.random.default_rng(1).permutation(count)
-    bad, good = order[:2_000], np.sort(order[2_000:95_000])
-    log = outputs.events(count, len(good), len(bad), wall_s=8 * 3600, outcome="interrupted")
-    results = outputs.results(plan, good, wall_s=8 * 3600)
-    folder = outputs.write(tmp_path, plan, results, outputs.failures(plan, bad), log)
-    started = time.perf_counter()
-    metrics = build_report(folder)
-    assert time.perf_counter() - started < 20  # about a second on two idle cores
+def test_a_hundred_thousand_units(hundred_thousand: tuple[Path, Metrics]) -> None:
+    """The page grows with what it shows, not with the corpus."""
+    folder, metrics = hundred_thousand
     assert (metrics.totals.done, metrics.totals.failed, metrics.totals.pending) == (93_000, 2_000, 5_000)
-    assert (tmp_path / "report.html").stat().st_size < 1_000_000
+    assert (folder / "report.html").stat().st_size < 1_000_000
     assert len(metrics.timeline) <= 120

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -89,6 +89,19 @@ def test_clocks_of_other_machines_may_be_off() -> None:
     run = runlog.parse(outputs.RUN_ID, outputs.events(64, 60, 4, wall_s=30.0))  # results say up to 60 s
     parts = intervals(run)
     assert sum(part.units for part in parts) == 60
+
+
+def test_a_clock_that_is_set_back_during_a_run_loses_nothing() -> None:
+    lines = [json.loads(line) for line in outputs.events(64, 60, 4, wall_s=60.0).splitlines()]
+    for line in lines[4:]:
+        line["t"] = (datetime.fromisoformat(line["t"]) - timedelta(hours=1)).isoformat()
+    run = runlog.parse(outputs.RUN_ID, "\n".join(map(json.dumps, lines)))
+    assert run.wall_s == 60.0  # by a clock that nobody sets
+    assert run.last_stages["encode"].starved_s == pytest.approx(18.0)
+    parts = intervals(run)
+    assert sum(part.units for part in parts) == 60
+    assert all(part.length_s > 0 for part in parts)
+    assert sum(part.length_s for part in parts) == pytest.approx(60.0)
 
 
 def test_a_run_shorter_than_a_heartbeat_is_one_interval() -> None:

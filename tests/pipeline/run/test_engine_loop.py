@@ -13,7 +13,7 @@ from luvc.types import Completion, Request
 from pipeline.run.engine_loop import EngineFailed, EngineLoop, EngineUnavailable
 from pipeline.run.fake_engine import FakeEngine
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 class Engine:
@@ -89,7 +89,7 @@ def test_requests_of_many_threads_share_a_batch(loops):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(WAIT_S)
     gate.set()
     results([first, *futures])
     assert max(len(batch) for batch in engine.seen) >= 7

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import pytest
 
+from pipeline import children
 from pipeline.run.lease import FILE, RENEW_S, STALE_S, Lease, OutputBusy, Process
 
 
@@ -69,14 +69,12 @@ def test_a_live_holder_on_this_machine_is_seen_at_once(files, time):
 
 
 def test_a_dead_holder_on_this_machine_is_seen_at_once(files, time):
-    child = subprocess.run(
+    child = children.run(
         [
             sys.executable,
             "-c",
             "from pipeline.run.lease import Process as P; p = P.this(); print(p.host, p.pid, p.started)",
         ],
-        capture_output=True,
-        text=True,
         check=True,
     )
     host, pid, started = child.stdout.split()

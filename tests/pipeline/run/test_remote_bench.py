@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from pipeline import children
 from pipeline.run.remote_bench import cpus_of_a_node, with_defaults
 
 ROOT = Path(__file__).parents[3]
@@ -43,7 +43,7 @@ def test_shape_and_device_follow_the_node():
 def run(ray_address, *arguments):
     env = os.environ | {"RAY_ADDRESS": ray_address, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "jobs" / "benchmark.py"), *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=240)
+    return children.run(command, env=env, timeout_s=240)
 
 
 def test_the_report_is_written_where_it_is_told(ray_address, tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import yaml
 
 from luvc.errors import ConfigError
 from pipeline import cli
+from pipeline.children import Child
 from pipeline.run import submit as module
 from pipeline.run.cluster import ClusterError
 from pipeline.run.jobs_api import JobEnd, Jobs, dashboard_address, token
@@ -65,15 +65,17 @@ def test_submitted_let_go_followed_and_continued(cluster, config, tmp_path, monk
     monkeypatch.setenv("RAY_AUTH_TOKEN", cluster.token)
     arguments = ["submit", str(config), "--address", cluster.dashboard, "--job-id", "night"]
 
-    started = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    said = started.stderr.readline()
-    assert said == f"job night submitted to {cluster.dashboard}; output {tmp_path}/out\n"
+    following = Child([sys.executable, "-m", "pipeline.cli", *arguments])
+    until = time.monotonic() + 120
+    while not following.stderr.endswith("\n"):
+        assert following.process.poll() is None, following.stderr
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert following.stderr == f"job night submitted to {cluster.dashboard}; output {tmp_path}/out\n"
     time.sleep(0.5)
-    started.send_signal(signal.SIGINT)
-    _, said = started.communicate(timeout=30)
-    assert started.returncode == 130
+    following.process.send_signal(signal.SIGINT)
+    assert following.wait(60) == 130
+    said = following.stderr
     assert "job night goes on" in said
     assert f"ray job logs --follow --address {cluster.dashboard} night" in said
     assert f"ray job stop --address {cluster.dashboard} night" in said

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -16,6 +15,7 @@ import pytest
 
 from luvc.errors import ConfigError, RequestError
 from luvc.types import Clip, Request, Sampling, TokenCounts, drive
+from pipeline import children
 from pipeline.config import RunConfig, parse_config
 from pipeline.run.engine_loop import EngineLoop, EngineUnavailable
 from pipeline.run.engines import open_engine
@@ -386,6 +386,6 @@ def test_a_real_vllm_answers(tmp_path: Path, rate: float, monkeypatch: pytest.Mo
 def test_the_real_one_in_its_own_environment() -> None:
     command = [os.environ["LUVC_VLLM_PYTHON"], "-m", "pytest", "-p", "no:cacheprovider", __file__, "-k", "real"]
     without = {key: value for key, value in os.environ.items() if key != "LUVC_VLLM_PYTHON"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=without, cwd=ROOT)
+    done = children.run(command, timeout_s=280, env=without, cwd=ROOT)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "2 passed" in done.stdout
