@@ -147,10 +147,10 @@ def _sample(config: RunConfig, manifest: pa.Table, units: pa.Table) -> tuple[str
 
     if not config.slice_units:
         return ()
-    sound = units.filter(pc.is_null(units["error_class"]))["unit_id"].to_pylist()
+    sound = units["unit_id"].filter(pc.is_null(units["error_class"]))
     last = report.newest_run(config.output.path, config.output.storage)
     begun = last.sample if last is not None and not last.complete else ()
-    return pick(sound, config.slice_units, begun, set(manifest["unit_id"].to_pylist()) if begun else set())
+    return pick(sound, config.slice_units, begun, manifest["unit_id"])
 
 
 def _judged(config: RunConfig, say: Callable[[str], None], sample: Sequence[str] | None = None) -> tuple[str, ...]:

@@ -9,26 +9,27 @@ compared; whatever happens then costs the comparison, never the unit.
 
 from __future__ import annotations
 
-import heapq
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
 from luvc.evaluation.statistics import agreement
 from luvc.types import Answer, Completion, Request, StageTimes, TwinRequest
 from pipeline.run.board import Turn
 from pipeline.run.engine_loop import EngineLoop
-from pipeline.run.engine_stage import died, now, process
+from pipeline.run.engine_stage import WorkerDied, now, process
 from pipeline.run.outcome import IDENTITY_NAMES, Facts
 
 REFERENCE = "reference"
 
 
-def pick(work: Iterable[str], count: int, begun: Sequence[str], planned: Collection[str]) -> tuple[str, ...]:
+def pick(work: pa.ChunkedArray, count: int, begun: Sequence[str], planned: pa.ChunkedArray) -> tuple[str, ...]:
     """Unit ids of the sample: those of a run that did not end, as far as they are planned, then the smallest.
 
     Args:
@@ -37,8 +38,11 @@ def pick(work: Iterable[str], count: int, begun: Sequence[str], planned: Collect
         begun: sample of the run before, if that did not end.
         planned: ids of the whole plan.
     """
-    kept = [unit_id for unit_id in begun if unit_id in planned][:count]
-    more = heapq.nsmallest(count, set(work) - set(kept))
+    sample = pa.array(begun, pa.string())
+    kept = sample.filter(pc.is_in(sample, value_set=planned.combine_chunks())).to_pylist()[:count] if begun else []
+    # A million ids stay in Arrow: only as many as can be of use become strings.
+    smallest = pc.bottom_k_unstable(work, min(len(work), count + len(kept)))
+    more = sorted(set(work.take(smallest).to_pylist()) - set(kept))
     return tuple(kept + more[: count - len(kept)])
 
 
@@ -134,7 +138,8 @@ class Comparison:
         try:
             turn: Turn = ray.get(self._board.begin.remote(REFERENCE, unit_id, process()))
             if turn.deaths:
-                raise died("answering without compression", turn)
+                hint = "look at the workers' logs; often too little memory"
+                raise WorkerDied("the worker process died while answering this unit without compression", hint)
             alone = self._alone(request)
             if alone.off.error is None:
                 similarities = self._similar(answered.answers, alone.off.answers)

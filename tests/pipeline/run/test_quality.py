@@ -32,6 +32,7 @@ from pipeline.run.quality import REFERENCE, Alone, Comparison, pick, rows
 from pipeline.run.sink import PartWriter, Sink
 from pipeline.run.telemetry import RunTelemetry
 from pipeline.schemas import QUALITY
+from tests.faults import test_killed
 from tests.faults.test_killed import Driver, small_parts
 from tests.luvc import tiny
 from tests.pipeline.run.test_outcome import FACTS, NOW, completion, payload, unit
@@ -145,7 +146,8 @@ def test_a_reference_that_fails_costs_no_unit(bench, videos, checkpoint):
     assert bench.events("heartbeat")[-1]["quality"] == {"compared": 0, "failed": 2, "agreement": None}
 
 
-def test_a_killed_run_goes_on_with_its_sample(bench, videos, checkpoint, ray_address):
+def test_a_killed_run_goes_on_with_its_sample(bench, videos, checkpoint, ray_address, monkeypatch):
+    monkeypatch.setattr(test_killed, "PATIENCE_S", 600.0)  # a model is loaded, twice
     sections = settings(checkpoint, {"units": 4}) | {"output": small_parts(bench)}
     code, text = Driver(bench, ray_address, videos, PROMPTS, point="before-rename", **sections).wait()
     assert code == -signal.SIGKILL, text
@@ -182,7 +184,7 @@ def test_an_engine_that_died_or_breaks_at_a_reference_is_a_row():
     ray.get(board.begin.remote(REFERENCE, "00", "worker-1"))
     gone = ask("Why?")
     assert (gone["error_class"], gone["reference_text"]) == ("WorkerDied", None)
-    assert "while answering without compression" in gone["message"]
+    assert "died while answering this unit without compression" in gone["message"]
     assert gone["text"] == answered.answers[0].text
     loop.close()
     assert ask("Why?")["error_class"] == "EngineUnavailable"
@@ -251,11 +253,16 @@ def test_counts_of_a_slice_for_heartbeats_and_prometheus():
 
 def test_the_sample_is_kept_topped_up_and_as_good_as_random():
     ids = [f"{index:02d}" for index in range(20)]
-    assert pick(reversed(ids), 3, (), set()) == ("00", "01", "02")
-    assert pick(ids[:2], 3, (), set()) == ("00", "01")
-    assert pick(ids[4:], 3, ("02", "09"), set(ids)) == ("02", "09", "04"), "done or not, it stays in the sample"
-    assert pick(ids, 3, ("xx", "09"), set(ids)) == ("09", "00", "01"), "what is no longer planned does not"
-    assert pick(ids, 1, ("02", "09"), set(ids)) == ("02",)
+
+    def picked(work: list[str], count: int, begun: tuple[str, ...] = ()) -> tuple[str, ...]:
+        return pick(pa.chunked_array([work], pa.string()), count, begun, pa.chunked_array([ids]))
+
+    assert picked(ids[::-1], 3) == ("00", "01", "02")
+    assert picked(ids[:2], 3) == ("00", "01")
+    assert picked([], 3) == ()
+    assert picked(ids[4:], 3, ("02", "09")) == ("02", "09", "04"), "done or not, it stays in the sample"
+    assert picked(ids, 3, ("xx", "09")) == ("09", "00", "01"), "what is no longer planned does not"
+    assert picked(ids, 1, ("02", "09")) == ("02",)
 
 
 @pytest.mark.parametrize(
