@@ -16,6 +16,7 @@ pytest.importorskip("torch")
 import ray
 
 from luvc.errors import ConfigError, OutOfMemory
+from luvc.evaluation import similarity
 from luvc.types import Request
 from pipeline import report
 from pipeline.config import RunConfig
@@ -167,7 +168,8 @@ def test_a_killed_run_goes_on_with_its_sample(bench, videos, checkpoint, ray_add
 
 
 @pytest.mark.usefixtures("ray_address")
-def test_an_engine_that_died_or_breaks_at_a_reference_is_a_row():
+def test_an_engine_that_died_or_breaks_at_a_reference_is_a_row(monkeypatch):
+    monkeypatch.setattr(similarity, "sentence_similarity", lambda: lambda pairs: [0.25 for _ in pairs])
     board = ray.remote(Board).options(num_cpus=0).remote(2, 5)
     loop = EngineLoop(lambda: FakeEngine(slots=2))
     loop.start()
@@ -178,7 +180,8 @@ def test_an_engine_that_died_or_breaks_at_a_reference_is_a_row():
         (row,) = comparison.rows(asked, Request("00", [prompt]), answered)
         return row
 
-    assert ask("Why?")["agreement"] == 0.0
+    first = ask("Why?")
+    assert (first["agreement"], first["similarity"], first["error_class"]) == (0.0, 0.25, None)
     assert ask("[fake:error]")["error_class"] == "RequestError"
     # The worker of the last try is gone, and never said that it had survived this.
     ray.get(board.begin.remote(REFERENCE, "00", "worker-1"))
