@@ -158,8 +158,9 @@ class Sink:
             # No more units at once than the fuller part has room for, so that parts have the size that was asked for.
             piece = outcomes.slice(start, min(self._results.room, self._failures.room))
             start += piece.num_rows
-            failures, quality = failure_table(piece), quality_table(piece)
+            failures = failure_table(piece)
             if self._quality:
+                quality = quality_table(piece)
                 self._tell(self._quality.add(quality, len(pc.unique(quality["unit_id"]))))
             self._tell(self._results.add(result_table(piece), piece.num_rows - failures.num_rows))
             self._tell(self._failures.add(failures, failures.num_rows))
