@@ -148,7 +148,7 @@ def test_a_reference_that_fails_costs_no_unit(bench, videos, checkpoint):
 
 
 def test_a_killed_run_goes_on_with_its_sample(bench, videos, checkpoint, ray_address, monkeypatch):
-    monkeypatch.setattr(test_killed, "PATIENCE_S", 600.0)  # a model is loaded, twice
+    monkeypatch.setattr(test_killed, "PATIENCE_S", 1500.0)  # a model is loaded, twice
     sections = settings(checkpoint, {"units": 4}) | {"output": small_parts(bench)}
     code, text = Driver(bench, ray_address, videos, PROMPTS, point="before-rename", **sections).wait()
     assert code == -signal.SIGKILL, text
@@ -181,12 +181,13 @@ def test_an_engine_that_died_or_breaks_at_a_reference_is_a_row(monkeypatch):
         return row
 
     first = ask("Why?")
-    assert (first["agreement"], first["similarity"], first["error_class"]) == (0.0, 0.25, None)
+    assert (first["agreement"], first["similarity"], first.get("error_class")) == (0.0, 0.25, None)
     assert ask("[fake:error]")["error_class"] == "RequestError"
     # The worker of the last try is gone, and never said that it had survived this.
     ray.get(board.begin.remote(REFERENCE, "00", "worker-1"))
     gone = ask("Why?")
-    assert (gone["error_class"], gone["reference_text"]) == ("WorkerDied", None)
+    assert gone["error_class"] == "WorkerDied"
+    assert "reference_text" not in gone
     assert "died while answering this unit without compression" in gone["message"]
     assert gone["text"] == answered.answers[0].text
     loop.close()
