@@ -127,6 +127,17 @@ class Engine:
         dtype = str(self.dtype).removeprefix("torch.")
         return {"attention": self.backend.name, "dtype": dtype, "device": str(self.device)}
 
+    def kv_bytes(self, request: Request) -> int:
+        """KV cache that the longest prompt of a request takes by itself.
+
+        Raises:
+            RequestError: the request cannot be answered.
+        """
+        layers = self.model_config.text.layers
+        job = self._plan(request)
+        entries = (sum(self.cache.rounded(Slot(job, index).capacity(layers))) for index in range(len(job.layouts)))
+        return max(entries) * self._kv_entry_bytes()
+
     # Planning ------------------------------------------------------------------------------------
 
     def _plan(self, request: Request) -> Job:

@@ -73,6 +73,15 @@ class KVCache:
         """Capacities as they are reserved."""
         return [-(-tokens // self.granule) * self.granule for tokens in capacity]
 
+    def release(self) -> None:
+        """Give the memory back, unless somebody is in it."""
+        if self.active or not self.slots:
+            return
+        self.slots, self.capacity = 0, [0] * self.text.layers
+        self._keys = [self._empty(0, 0) for _ in range(self.text.layers)]
+        self._values = [self._empty(0, 0) for _ in range(self.text.layers)]
+        self.generation += 1
+
     def add(self, layer_lengths: Sequence[Sequence[int]], sources: Sequence[list[int] | None] | None = None) -> None:
         """Take the next slots for a packed prefill; `layer_lengths[layer][i]` entries of new sequence i.
 

@@ -107,6 +107,17 @@ class Request:
 
 
 @dataclass(frozen=True)
+class TwinRequest(Request):
+    """A request to be answered by a twin of the engine (`luvc.twins`), to compare with.
+
+    Attributes:
+        compressed: as the engine itself would, or without compression.
+    """
+
+    compressed: bool = False
+
+
+@dataclass(frozen=True)
 class TokenCounts:
     """Tokens of one request before and after each compression step.
 

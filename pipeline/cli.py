@@ -1,8 +1,8 @@
 """The `luvc` command: plan, run, submit, report, captions, failures, bench, evaluate, doctor.
 
 Parses arguments, calls one function and turns its end into a line and an exit code: 0 all done; 3 finished, some
-units failed; 2 bad configuration, empty input or an output that cannot be written; 1 anything else. Imports the work
-only when it is asked for, so `--help` is quick.
+units failed; 4 finished, quality below the threshold; 2 bad configuration, empty input or an output that cannot be
+written; 1 anything else. Imports the work only when it is asked for, so `--help` is quick.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from luvc.errors import ConfigError, LuvcError, ModelError
 
 EXIT_FAILED = 3
+EXIT_QUALITY = 4
 EXIT_CONFIG = 2
 EXIT_OTHER = 1
 EXIT_INTERRUPTED = 130

@@ -146,6 +146,26 @@ class RunSettings(Section):
         return self.engines * self.cpus_per_actor + self.encoder_actors * self.encoders.cpus_per_actor
 
 
+class QualitySettings(Section):
+    """The `quality` section: some clips of every run are also answered without compression.
+
+    Attributes:
+        units: how many; auto: 20 where the same actor can do both (engine luvc, topology fused), else none. Nothing is
+            done where there is nothing to compare: without compression, and with other engines.
+        min_agreement: the run fails (exit code 4) when answers have fewer tokens in common with those without
+            compression, 0 to 1; the mean over the clips.
+        min_similarity: the same for the similarity of sentence embeddings (requirements/evaluate.txt), -1 to 1.
+    """
+
+    units: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    min_agreement: float | None = Field(default=None, ge=0, le=1)
+    min_similarity: float | None = Field(default=None, ge=-1, le=1)
+
+
+#: Clips of the quality slice where nobody says how many.
+SLICE_UNITS = 20
+
+
 class OutputSettings(Section):
     """The `output` section.
 
@@ -220,8 +240,16 @@ class RunConfig(Section):
     generation: Generation = Generation()
     decode: DecodeSettings = DecodeSettings()
     run: RunSettings = RunSettings()
+    quality: QualitySettings = QualitySettings()
     output: OutputSettings
     prices: Prices = Prices()
+
+    @property
+    def slice_units(self) -> int:
+        """Units of a run that are also answered without compression."""
+        if self.run.engine != "luvc" or self.run.topology != "fused" or self.compression.is_off:
+            return 0
+        return SLICE_UNITS if self.quality.units == "auto" else self.quality.units
 
     @model_validator(mode="after")
     def _topology_can(self) -> RunConfig:
@@ -235,6 +263,20 @@ class RunConfig(Section):
             raise ConfigError(
                 f"run.topology: split: the engine {run.engine} has no encoder of its own", "set run.engine: luvc"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _slice_can(self) -> RunConfig:
+        asked = self.quality
+        thresholds = (asked.min_agreement, asked.min_similarity) != (None, None)
+        if self.run.topology == "split" and (thresholds or asked.units not in ("auto", 0)):
+            raise ConfigError(
+                "quality: in run.topology: split no actor has both halves of the model, so none can answer without "
+                "compression as well",
+                "set quality.units: 0 and no thresholds, or run.topology: fused",
+            )
+        if asked.units == 0 and thresholds:
+            raise ConfigError("quality.units: 0, but there is a threshold", "some units to measure it on, such as 20")
         return self
 
     @model_validator(mode="after")

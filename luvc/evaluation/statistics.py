@@ -6,7 +6,7 @@ Pure functions over plain numbers, no torch. Shares are in 0..1; a difference is
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -120,10 +120,24 @@ def clustered(
         return -1.0, 1.0
     sums = np.array([sum(values) for values in differences.values()], np.float64)
     counts = np.array([len(values) for values in differences.values()], np.float64)
+    return bootstrap(len(sums), lambda weights: (weights @ sums) / (weights @ counts), level, draws, seed)
+
+
+def bootstrap(
+    clusters: int,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    level: float = 0.95,
+    draws: int = 4000,
+    seed: int = 0,
+) -> Interval:
+    """Interval of a statistic by drawing whole clusters, at least one, with replacement (percentiles).
+
+    Args:
+        statistic: `[draws, clusters]`, how often each cluster was drawn -> `[draws]`.
+    """
     rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
-    drawn = (weights @ sums) / (weights @ counts)
-    low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
+    weights = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=draws)
+    low, high = np.quantile(statistic(weights), [0.5 - level / 2, 0.5 + level / 2])
     return float(low), float(high)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -18,8 +19,10 @@ from luvc.errors import LuvcError
 from pipeline import schemas
 from pipeline.report import metrics as figures
 from pipeline.report import page, runlog
+from pipeline.report import quality as slices
 from pipeline.report.files import Output
 from pipeline.report.history import NIGHTS
+from pipeline.report.quality import Slice
 from pipeline.report.records import Metrics, Quality
 from pipeline.report.runlog import RunLog
 from pipeline.report.samples import SAMPLE_COLUMNS, Sample, choose, samples
@@ -64,7 +67,7 @@ def build_report(output_url: str, storage_options: dict[str, Any] | None = None,
     results = output.table("results", schemas.RESULTS, figures.RESULTS_COLUMNS)
     failures = output.table("failures", schemas.FAILURES, figures.FAILURES_COLUMNS)
     earlier = [] if chosen is None else stored_runs(output, before=chosen.run_id)
-    quality = None if chosen is None else _quality(output, chosen.run_id)
+    quality = None if chosen is None else _slice(output, chosen.sample, chosen.config.get("quality") or {})
     metrics = figures.compute(manifest, results, failures, runs, chosen, earlier, quality)
     html = page.render(metrics, _samples(output, manifest, results))
     _write(output, metrics, html, chosen, newest)
@@ -103,14 +106,37 @@ def _stored(output: Output, *parts: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _quality(output: Output, run_id: str) -> Quality | None:
-    """What a comparison with uncompressed answers left behind: `quality.json`, or the key of an earlier report."""
-    found = _stored(output, "runs", run_id, "quality.json")
-    found = found or _stored(output, "runs", run_id, "metrics.json").get("quality") or {}
-    try:
-        return Quality(int(found["units"]), float(found["agreement"]), float(found["similarity"]))
-    except (KeyError, TypeError, ValueError):
+def newest_run(output_url: str, storage_options: dict[str, Any] | None = None) -> RunLog | None:
+    """The run that began last, with its last heartbeat only; None before the first. Run ids sort by time."""
+    output = Output.at(output_url, storage_options)
+    found = (_run(output, run_id, all_heartbeats=False) for run_id in reversed(output.folders("runs")))
+    return next((run for run in found if run is not None), None)
+
+
+def measure_quality(
+    output_url: str,
+    storage_options: dict[str, Any] | None,
+    sample: Sequence[str] | None,
+    thresholds: Mapping[str, Any],
+) -> Quality | None:
+    """The figures of a quality slice; None where there was none.
+
+    Args:
+        sample: its units; None: those of the newest run.
+        thresholds: the `quality` section of a configuration.
+    """
+    if sample is None:
+        last = newest_run(output_url, storage_options)
+        sample = () if last is None else last.sample
+    found = _slice(Output.at(output_url, storage_options), sample, thresholds)
+    return None if found is None else found.quality
+
+
+def _slice(output: Output, sample: Sequence[str], thresholds: Mapping[str, Any]) -> Slice | None:
+    if not sample:
         return None
+    where = ds.field("unit_id").isin(list(sample))
+    return slices.measured(output.table("quality", schemas.QUALITY, slices.COLUMNS, where), sample, thresholds)
 
 
 def _samples(output: Output, manifest: pa.Table, results: pa.Table) -> list[Sample]:

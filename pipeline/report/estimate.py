@@ -41,6 +41,7 @@ class Rates:
         video_decode_s: seconds in which decode workers worked.
         vision_s, text_s: seconds in which engines worked: in the encoder, and in prefill and decode.
         starved_s: seconds in which engines waited for frames.
+        reference_s: seconds in which engines worked for the quality slice.
         start_up_s: seconds until engines were ready, and at the end.
         active_s: the other seconds.
         actors, decoders: engines, and decode tasks that could run at once.
@@ -58,6 +59,7 @@ class Rates:
     decoders: float
     gpus: float | None
     cpus: float
+    reference_s: float = 0.0
 
     @property
     def engine_s(self) -> float:
@@ -104,10 +106,13 @@ class Uncompressed:
     """What this run's work would have taken without compression, on the same machines.
 
     Attributes:
-        method: flops (engine seconds scaled by planned FLOPs) or measured (rates of a run without compression).
-        measured_in: that run, or null.
+        method: slice (each stage's seconds scaled by what the quality slice took longer), measured (rates of a run
+            without compression) or flops (seconds scaled by planned FLOPs).
+        measured_in: the run without compression, or null.
+        slice_units: units of the slice that were measured, or null.
         engine_s, uncompressed_engine_s: seconds of work for engines, with and without compression.
         ratio: the second over the first.
+        ratio_interval: its 95 % interval, from the slice; null for other methods and very small slices.
         wall_s: the run's seconds without compression; engines that waited for frames make up for some of the work.
         usd: its cost; null without prices.
         per_video_hour_usd: per hour of video.
@@ -123,6 +128,17 @@ class Uncompressed:
     usd: float | None
     per_video_hour_usd: float | None
     saved_usd: float | None
+    slice_units: int | None = None
+    ratio_interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Stretched:
+    """Engine seconds of a run without compression as its quality slice tells them, from so many units."""
+
+    units: int
+    engine_s: float
+    interval: tuple[float, float] | None
 
 
 def rates_of(values: Mapping[str, Any] | None) -> Rates | None:
@@ -153,7 +169,7 @@ def estimate(work: Amount, rates: Rates, based_on: str, actors: int, prices: Pri
         engine_s = _scaled(rates.engine_s, work.units, rates.done.units)
     video_decode_s = _scaled(rates.video_decode_s, work.video_s, rates.done.video_s)
     ideal_s = max(engine_s / actors, video_decode_s / (rates.decoders * scale))
-    wall_s = rates.start_up_s + ideal_s * rates.active_s / ideal_then_s
+    wall_s = rates.start_up_s + rates.reference_s / actors + ideal_s * rates.active_s / ideal_then_s
     gpus = None if rates.gpus is None else rates.gpus * scale
     usd = price(Rented(wall_s, gpus, rates.cpus * scale), prices)
     return Estimate(based_on, rates.done.units, work.units, wall_s, usd, _per_hour(usd, work.video_s))
@@ -173,7 +189,11 @@ def compared(before: Estimate, wall_s: float, usd: float | None, complete: bool)
 
 
 def uncompressed(
-    rates: Rates, rented: Rented, prices: Prices, measured: tuple[str, Rates] | None = None
+    rates: Rates,
+    rented: Rented,
+    prices: Prices,
+    measured: tuple[str, Rates] | None = None,
+    stretched: Stretched | None = None,
 ) -> Uncompressed | None:
     """The run without compression.
 
@@ -182,12 +202,22 @@ def uncompressed(
         rented: devices it held, and for how long.
         prices: of these.
         measured: name and rates of a run of the same model without compression, if there was one.
+        stretched: what the run's own quality slice says, if it had one; goes first.
 
     Returns:
         None where FLOPs were not planned or nothing was measured.
     """
     done = rates.done
-    if done.full_vision_tflop is None or done.full_text_tflop is None or rates.engine_s <= 0:
+    if rates.engine_s <= 0:
+        return None
+    if stretched is not None:
+        found = _without_compression(rates, rented, prices, "slice", stretched.engine_s)
+        interval = stretched.interval and (
+            stretched.interval[0] / rates.engine_s,
+            stretched.interval[1] / rates.engine_s,
+        )
+        return replace(found, slice_units=stretched.units, ratio_interval=interval)
+    if done.full_vision_tflop is None or done.full_text_tflop is None:
         return None
     if measured is None:
         full_s = _scaled(rates.vision_s, done.full_vision_tflop, done.vision_tflop) + _scaled(
@@ -198,17 +228,24 @@ def uncompressed(
         full_s = _scaled(base.vision_s, done.full_vision_tflop, base.done.vision_tflop) + _scaled(
             base.text_s, done.full_text_tflop, base.done.text_tflop
         )
-    wall_s = rented.wall_s + max(0.0, full_s - rates.engine_s - rates.starved_s) / rates.actors
+    found = _without_compression(rates, rented, prices, "flops" if measured is None else "measured", full_s)
+    return replace(found, measured_in=None if measured is None else measured[0])
+
+
+def _without_compression(rates: Rates, rented: Rented, prices: Prices, method: str, full_s: float) -> Uncompressed:
+    """A run whose engines work `full_s` seconds, and that has no quality slice."""
+    longer_s = max(0.0, full_s - rates.engine_s - rates.starved_s)
+    wall_s = rented.wall_s + (longer_s - rates.reference_s) / rates.actors
     usd, own_usd = price(replace(rented, wall_s=wall_s), prices), price(rented, prices)
     return Uncompressed(
-        method="flops" if measured is None else "measured",
-        measured_in=None if measured is None else measured[0],
+        method=method,
+        measured_in=None,
         engine_s=rates.engine_s,
         uncompressed_engine_s=full_s,
         ratio=full_s / rates.engine_s,
         wall_s=wall_s,
         usd=usd,
-        per_video_hour_usd=_per_hour(usd, done.video_s),
+        per_video_hour_usd=_per_hour(usd, rates.done.video_s),
         saved_usd=usd - own_usd if usd is not None and own_usd is not None else None,
     )
 

@@ -18,6 +18,9 @@ NIGHTS = 30
 #: A change of speed or cost below this share is not worth a word: runs differ by so much by themselves.
 NOTABLE = 0.1
 
+#: The same for the agreement of a slice of some twenty clips.
+NOTABLE_AGREEMENT = 0.05
+
 
 @dataclass(frozen=True)
 class Night:
@@ -34,6 +37,7 @@ class Night:
         usd: its cost.
         per_video_hour_usd: cost per hour of video.
         output_tokens: tokens it generated.
+        agreement: of the quality slice: tokens that answers share with those without compression.
         tokens_left: mean visual tokens over decoder layers, over those without compression.
         model, compression: what it ran with.
     """
@@ -52,6 +56,7 @@ class Night:
     tokens_left: float | None
     model: str | None
     compression: str | None
+    agreement: float | None = None
 
 
 def night(stored: Mapping[str, Any]) -> Night | None:
@@ -75,6 +80,7 @@ def night(stored: Mapping[str, Any]) -> Night | None:
         tokens_left=layers.get("ratio"),
         model=run.get("model"),
         compression=run.get("compression"),
+        agreement=(stored.get("quality") or {}).get("agreement"),
     )
 
 
@@ -142,6 +148,7 @@ def changes(now: Night | None, earlier: Sequence[Night]) -> str | None:
         *_moved("faster", "slower", worked.units_per_s, now.units_per_s, _clips_per_s),
         *_moved("dearer", "cheaper", worked.per_video_hour_usd, now.per_video_hour_usd, _usd_per_hour),
     ]
+    found += _agreed(worked.agreement, now.agreement)
     if worked.failed != now.failed:
         found.append(f"{now.failed} failed instead of {worked.failed}")
     if last.outcome not in ("done", "some_failed"):
@@ -161,6 +168,12 @@ def _usd_per_hour(value: float) -> str:
 
 def _replaced(what: str, before: str | None, now: str | None) -> list[str]:
     return [f"{what} {now} instead of {before}"] if before and now and before != now else []
+
+
+def _agreed(before: float | None, now: float | None) -> list[str]:
+    if before is None or now is None or abs(now - before) < NOTABLE_AGREEMENT:
+        return []
+    return [f"answers agree {percent(now)} with those without compression instead of {percent(before)}"]
 
 
 def _moved(more: str, less: str, before: float | None, now: float | None, said: Callable[[float], str]) -> list[str]:

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.report import counts, history, timeline, tokens, words
-from pipeline.report.estimate import Estimate, Rates, Uncompressed, compared, uncompressed
-from pipeline.report.records import METRICS_VERSION, Metrics, Quality, RunFacts
+from pipeline.report.estimate import Estimate, Rates, Stretched, Uncompressed, compared, uncompressed
+from pipeline.report.quality import Slice
+from pipeline.report.records import METRICS_VERSION, Metrics, RunFacts
 from pipeline.report.rows import distinct, failed_units, first_rows, keep, without_duplicates
 from pipeline.report.runlog import RunLog
 from pipeline.report.work import (
@@ -24,6 +25,7 @@ from pipeline.report.work import (
     points,
     prices,
     rates,
+    reference_seconds,
     rented,
     run_facts,
     speed,
@@ -51,7 +53,7 @@ def compute(
     runs: Sequence[RunLog],
     run: RunLog | None,
     stored: Sequence[Mapping[str, Any]] = (),
-    quality: Quality | None = None,
+    quality: Slice | None = None,
 ) -> Metrics:
     """All figures of a report.
 
@@ -60,7 +62,7 @@ def compute(
         runs: all runs of the output.
         run: the one the report is about, with all its heartbeats; None before the first run.
         stored: `metrics.json` of runs that began before it.
-        quality: of the run's answers, if that was measured.
+        quality: the run's quality slice, if it had one.
 
     Raises:
         InvariantError: planned is not done + failed + pending.
@@ -79,11 +81,14 @@ def compute(
     layer_means, unit_means = tokens.layers(units["layer_tokens"])
     stages = stage_times(answers, units, run)
     by_name = {stage.name: stage for stage in stages}
+    busy_s = {stage.name: stage.busy_s or 0.0 for stage in stages}
+    stretched = None if quality is None else quality.stretched(busy_s)
+    reference_s = 0.0 if run is None else reference_seconds(run)
     measured = None if run is None or own is None else rates(run, own, manifest, stages)
     found = Metrics(
         version=METRICS_VERSION,
-        outcome=words.outcome(totals, facts),
-        bottleneck=words.bottleneck(by_name, facts, totals.done_video_s / 3600),
+        outcome=words.outcome(totals, facts, bool(quality and quality.quality.below)),
+        bottleneck=words.bottleneck(by_name, facts, totals.done_video_s / 3600, reference_s),
         totals=totals,
         integrity=counts.integrity(manifest, answers, units, duplicates, strays, run),
         run=facts,
@@ -92,11 +97,13 @@ def compute(
         run_cost=None if own is None else cost_of(own),
         all_runs_cost=cost_of(every),
         estimate=None if run is None or own is None else _estimate(run, own),
-        uncompressed=None if run is None or facts is None else _uncompressed(run, facts, measured, stored),
+        uncompressed=None
+        if run is None or facts is None or measured is None
+        else _uncompressed(run, facts, measured, stored, stretched),
         rates=measured,
         changes=None,
         history=() if facts is None else history.nights(stored, facts.name, facts.run_id),
-        quality=quality,
+        quality=None if quality is None else quality.quality,
         stages=stages,
         ladder=tokens.ladder(units, unit_means),
         layer_tokens=tuple(layer_means.tolist()),
@@ -120,11 +127,15 @@ def _estimate(run: RunLog, own: Work) -> Estimate | None:
 
 
 def _uncompressed(
-    run: RunLog, facts: RunFacts, measured: Rates | None, stored: Sequence[Mapping[str, Any]]
+    run: RunLog,
+    facts: RunFacts,
+    measured: Rates,
+    stored: Sequence[Mapping[str, Any]],
+    stretched: Stretched | None,
 ) -> Uncompressed | None:
-    if measured is None or facts.compression in (None, "off"):
+    if facts.compression in (None, "off"):
         return None
     config = run.config
     engine = (config.get("run") or {}).get("engine") or ""
     baseline = history.uncompressed_calibration(stored, facts.name or "", config.get("model") or {}, engine)
-    return uncompressed(measured, rented(run), prices(run), baseline)
+    return uncompressed(measured, rented(run), prices(run), baseline, stretched)

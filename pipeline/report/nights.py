@@ -24,11 +24,13 @@ def nights(metrics: Metrics) -> dict[str, Any] | None:
         "rows": everything[:ROWS],
         "more": max(0, len(everything) - ROWS),
         "tokens": any(one.tokens_left is not None for one in everything[:ROWS]),
+        "agreement": any(one.agreement is not None for one in everything[:ROWS]),
         "sparks": [
             spark
             for spark in (
                 _spark("Throughput, clips/s", everything, lambda one: one.units_per_s, format.rate),
                 _spark("Cost per video-hour", everything, lambda one: one.per_video_hour_usd, format.usd),
+                _spark("Agreement", everything, lambda one: one.agreement, format.percent),
                 _spark("Failed clips", everything, lambda one: float(one.failed), format.number),
             )
             if spark
@@ -77,11 +79,13 @@ def uncompressed_line(metrics: Metrics) -> str | None:
     found = metrics.uncompressed
     if found is None:
         return None
-    how = (
-        "estimated from the FLOPs of the plan"
-        if found.method == "flops"
-        else f"measured in run {found.measured_in}, which ran without compression"
-    )
+    how = {
+        "flops": "estimated from the FLOPs of the plan",
+        "measured": f"measured in run {found.measured_in}, which ran without compression",
+        "slice": f"measured on {format.plural(found.slice_units or 0, 'clip')}, each answered alone both ways",
+    }[found.method]
+    if found.ratio_interval:
+        how = "95 % interval " + "–".join(map(format.rate, found.ratio_interval)) + f"; {how}"
     line = (
         f"Without compression the engines would have worked {format.duration(found.uncompressed_engine_s)} instead of "
         f"{format.duration(found.engine_s)} ({format.rate(found.ratio)} times as long; {how})"

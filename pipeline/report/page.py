@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import yaml
 
-from pipeline.report import charts, format, nights
+from pipeline.report import charts, format, nights, slice_view
 from pipeline.report.charts import Part, Plot
 from pipeline.report.records import Cause, LadderStep, Metrics, StageTime
 from pipeline.report.samples import Sample
@@ -56,6 +56,7 @@ def render(metrics: Metrics, samples: list[Sample]) -> str:
         estimate=nights.estimate_line(metrics),
         uncompressed=nights.uncompressed_line(metrics),
         price_note=nights.price_line(metrics),
+        quality=slice_view.view(metrics),
         throughput=_throughput(metrics),
         timeline=_timeline(metrics),
         moods=MOODS,
@@ -88,6 +89,8 @@ def _mood(metrics: Metrics) -> str:
     totals = metrics.totals
     if metrics.run is None or totals.planned == 0:
         return "idle"
+    if metrics.quality and metrics.quality.below:
+        return "bad"
     if totals.done == totals.planned:
         return "ok"
     return "bad" if totals.done == 0 and totals.failed else MOODS.get(metrics.run.outcome, "warn")
@@ -105,7 +108,7 @@ def _tally(metrics: Metrics) -> Any:
 
 def _warnings(metrics: Metrics) -> list[str]:
     """What the reader should know before trusting the figures."""
-    integrity, found = metrics.integrity, []
+    integrity, found = metrics.integrity, slice_view.warnings(metrics)
     if integrity.duplicate_answers:
         found.append(
             f"{format.plural(integrity.duplicate_answers, 'answer')} stand twice in results/ and count once. "

@@ -269,18 +269,69 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Quality:
-    """Answers of some units compared with those without compression; null unless that was done.
+class Pair:
+    """Two answers to one prompt that are not the same.
 
     Attributes:
-        units: how many were compared.
-        agreement: share of answers that are the same, 0 to 1.
-        similarity: mean similarity of the answers, 0 to 1.
+        unit_id, uri: which unit, of which video.
+        start_s, end_s: the clip in the video, seconds.
+        prompt_id: which prompt.
+        text, reference_text: the answer with compression, and without.
+        agreement: tokens that both share, in order, 0 to 1.
+        similarity: of their sentence embeddings; null where not measured.
     """
 
-    units: int
+    unit_id: str
+    uri: str
+    start_s: float | None
+    end_s: float | None
+    prompt_id: str
+    text: str
+    reference_text: str
     agreement: float
-    similarity: float
+    similarity: float | None
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The run's quality slice: some units, also answered without compression; null where there was none.
+
+    Attributes:
+        sample: units of the slice.
+        units: units that were compared so far.
+        failed: units that could not be answered without compression.
+        failure: the most frequent reason.
+        answers: answers that were compared.
+        same, same_interval: share of them that are the same word for word, and its 95 % interval.
+        agreement, agreement_interval: mean share of tokens in common, in order (F-measure of ROUGE-L); 0 to 1.
+        similarity, similarity_interval: mean cosine of sentence embeddings; null where not measured.
+        min_agreement, min_similarity: thresholds of the configuration.
+        below: what is below its threshold, in sentences; not empty = exit code 4.
+        engine_s, reference_engine_s: engine seconds of these units, each answered alone, with compression and without.
+        worst: the answers that differ most.
+    """
+
+    sample: int
+    units: int
+    failed: int
+    failure: str | None
+    answers: int
+    same: float | None
+    same_interval: tuple[float, float] | None
+    agreement: float | None
+    agreement_interval: tuple[float, float] | None
+    similarity: float | None
+    similarity_interval: tuple[float, float] | None
+    min_agreement: float | None
+    min_similarity: float | None
+    below: tuple[str, ...]
+    engine_s: float
+    reference_engine_s: float
+    worst: tuple[Pair, ...]
+
+    def judged(self, below: tuple[str, ...]) -> Quality:
+        """The same, with what is below its threshold."""
+        return replace(self, below=below)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ class RunLog:
         outcome: done, some_failed, interrupted, aborted, or `UNFINISHED`.
         planned, done, failed, pending: as counted when the run started.
         estimate: what was expected of it, if anything.
+        sample: units of its quality slice.
         engines: what each engine said of itself when it was ready.
         heartbeats: all of them, or only the last one (see `parse`).
         config: the run's configuration without storage options.
@@ -70,10 +71,16 @@ class RunLog:
     machine: Mapping[str, Any] = field(default_factory=dict)
     config_hash: str | None = None
     estimate: Mapping[str, Any] = field(default_factory=dict)
+    sample: tuple[str, ...] = ()
     engines: tuple[Mapping[str, Any], ...] = ()
     heartbeats: tuple[Heartbeat, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     unreadable_lines: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether it came to its end."""
+        return self.outcome in ("done", "some_failed")
 
     @property
     def last_stages(self) -> Mapping[str, StageWork]:
@@ -141,6 +148,7 @@ def parse(run_id: str, events: str, config: str | None = None, all_heartbeats: b
         machine=_mapping(started.get("machine")),
         config_hash=started.get("config_hash"),
         estimate=_mapping(started.get("estimate")),
+        sample=tuple(started.get("sample") or ()),
         engines=tuple(engines),
         heartbeats=tuple(heartbeats),
         config=without_storage(_yaml(config)),

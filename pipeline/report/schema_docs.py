@@ -30,12 +30,12 @@ OUT/
   manifest/manifest.parquet          what is to be done: one row a unit (a clip with its prompts)
   results/part-*.parquet             answers: one row a unit and prompt
   failures/part-*.parquet            what could not be done, and why: one row a unit and run
+  quality/part-*.parquet             some answers of each run beside those without compression
   metrics/part-<run_id>.parquet      speed, tokens and cost over time, by stage
   runs/<run_id>/config.yaml          the configuration of the run, without storage options
   runs/<run_id>/events.jsonl         what happened, one JSON object a line
   runs/<run_id>/metrics.json         the figures of the report, for machines
   runs/<run_id>/report.html          the report, one file without any links to elsewhere
-  runs/<run_id>/quality.json         how answers compare with those without compression, if that was measured
   report.html, metrics.json          those of the newest run
 ```
 
@@ -45,6 +45,8 @@ Rules that hold at any moment, even after a crash:
 - All rows of a unit are in one file, and no (unit_id, prompt_id) is there twice.
 - A unit is *done* if it has results, *failed* if it has a failure and no results, and *pending* otherwise:
   `planned = done + failed + pending`.
+- `quality/` decides nothing: a unit that could not be compared is done all the same. The comparison of a unit is on
+  disk before its results are; after a crash a unit may have been compared twice, then the later row counts.
 - Rows of units that are not in the manifest belong to earlier plans (another prompt, another setting). They stay,
   and reports do not count them. Join with the manifest to see the current plan only.
 
@@ -102,6 +104,15 @@ TABLES = (
         schemas.FAILURES,
     ),
     (
+        "quality",
+        "`quality/part-*.parquet`",
+        "One row a unit of the quality slice and prompt: the answer of the run, and that of the same weights to the "
+        "same frames without compression. The seconds are those of the clip answered alone, a second time with "
+        "compression and once without: comparable with each other, not with those in results, which come from full "
+        "batches.",
+        schemas.QUALITY,
+    ),
+    (
         "metrics",
         "`metrics/part-<run_id>.parquet`",
         "For each interval of a run one row with stage `total`, and one for each stage. "
@@ -117,8 +128,8 @@ The figures of the report. Keys are stable within a `version`; a figure that is 
 `done`, `failed` and so on count the current plan, whichever run did the work; `run`, `run_speed`, `run_cost`,
 `estimate`, `uncompressed`, `rates` and `changes` are about one run and null before the first.
 
-`rates` calibrate the estimates of later runs with the same name, model and compression. `quality` comes from a file
-`runs/<run_id>/quality.json` with the same keys, if something wrote one.
+`rates` calibrate the estimates of later runs with the same name, model and compression. `quality` is about the units in
+`sample` of the run's `run_started`; a run that went on for one that was killed has the sample of that one.
 
 """
 
@@ -130,10 +141,11 @@ half a line, and has no `run_finished`.
 
 | event | fields |
 |---|---|
-| `run_started` | name, planned, done, failed, pending, versions, machine, config_hash, estimate |
+| `run_started` | name, planned, done, failed, pending, versions, machine, config_hash, estimate, \
+sample: unit ids of the quality slice |
 | `engine_ready` | worker, startup_s; attention, dtype, device where the engine tells |
 | `heartbeat` | done, failed, left, videos_per_s, eta_s, engine_peak_bytes, stage: busy_s, starved_s, units; \
-storage: writes, reads |
+storage: writes, reads; quality: compared, failed, agreement, where there is a slice |
 | `part_written` | path, rows, units, bytes |
 | `unit_failed` | unit_id, stage, error_class |
 | `run_finished` | outcome (done, some_failed, interrupted, aborted), done, failed, left, wall_s |

@@ -20,7 +20,7 @@ from pipeline.report.cost import Prices, Rented, price
 from pipeline.report.records import Moment
 from pipeline.report.runlog import RunLog, StageWork
 
-STAGES = ("video_decode", "encode", "prefill", "decode", "sink")
+STAGES = ("video_decode", "encode", "prefill", "decode", "reference", "sink")
 
 #: More intervals than this are merged for the page: a chart has no more pixels to show them.
 MAX_MOMENTS = 120

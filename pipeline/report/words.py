@@ -29,8 +29,13 @@ NAMES = {
 }
 
 
-def outcome(totals: Totals, run: RunFacts | None) -> str:
-    """How things stand, in one or two sentences."""
+def outcome(totals: Totals, run: RunFacts | None, below_quality: bool = False) -> str:
+    """How things stand, in a few sentences."""
+    said = _outcome(totals, run)
+    return f"{said} Quality is below the threshold." if below_quality else said
+
+
+def _outcome(totals: Totals, run: RunFacts | None) -> str:
     planned, done, failed, pending = totals.planned, totals.done, totals.failed, totals.pending
     clips = plural(planned, "clip")
     if run is None:
@@ -61,20 +66,23 @@ def outcome(totals: Totals, run: RunFacts | None) -> str:
     return f"{sentence} {ending}".strip()
 
 
-def bottleneck(stages: Mapping[str, StageTime], run: RunFacts | None, video_hours: float) -> str:
+def bottleneck(
+    stages: Mapping[str, StageTime], run: RunFacts | None, video_hours: float, reference_s: float = 0.0
+) -> str:
     """What to change to go faster, in one sentence.
 
     Args:
         stages: by name.
         run: the run whose busy and starved seconds the stages carry.
         video_hours: hours of video done, over which `seconds` were spent.
+        reference_s: engine seconds for the quality slice: work that is not the run's own, but no start-up either.
     """
     engine = [stage for stage in stages.values() if stage.device == "engine"]
     busy_s = sum(stage.busy_s or 0.0 for stage in engine)
     waits = [stage.starved_s for stage in engine if stage.starved_s is not None]
     starved_s = sum(waits) if waits else None
     if run is not None and run.units and run.wall_s > 0 and starved_s is not None and busy_s + starved_s > 0:
-        ready = (busy_s + starved_s) / (run.wall_s * _actors(run))
+        ready = (busy_s + starved_s + reference_s) / (run.wall_s * _actors(run))
         if ready < READY_SHARE:
             return (
                 f"Start-up-bound: the engine was at work or waiting for frames only {percent(ready)} of the run; "

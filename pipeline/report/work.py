@@ -152,6 +152,7 @@ def rates(run: RunLog, work: Work, manifest: pa.Table, stages: Sequence[StageTim
     actors = model_actors.count(settings)
     held = rented(run)
     engine_s = busy["encode"] + busy["prefill"] + busy["decode"]
+    reference_s = reference_seconds(run)
     active_s = min(run.wall_s, (engine_s + starved_s) / actors)
     free_cpus = held.cpus - model_actors.cpus(settings)
     return Rates(
@@ -160,13 +161,20 @@ def rates(run: RunLog, work: Work, manifest: pa.Table, stages: Sequence[StageTim
         vision_s=busy["encode"],
         text_s=busy["prefill"] + busy["decode"],
         starved_s=starved_s,
-        start_up_s=run.wall_s - active_s,
+        start_up_s=max(0.0, run.wall_s - active_s - reference_s / actors),
         active_s=active_s,
         actors=actors,
         decoders=max(1.0, free_cpus // float(settings.get("decode_cpus") or 1)),
         gpus=held.gpus,
         cpus=held.cpus,
+        reference_s=reference_s,
     )
+
+
+def reference_seconds(run: RunLog) -> float:
+    """Engine seconds that went into the quality slice."""
+    work = run.last_stages.get("reference")
+    return (work.busy_s or 0.0) if work else 0.0
 
 
 def rented(run: RunLog) -> Rented:

@@ -24,8 +24,9 @@ def open_engine(config: RunConfig) -> EngineProtocol:
         return open_vllm(config)
     import luvc
     from luvc.engine import Budgets
+    from luvc.twins import WithTwins
 
-    return luvc.load(
+    engine = luvc.load(
         config.model.id,
         **_checkpoint(config),
         part="decoder" if config.run.topology == "split" else "all",
@@ -35,6 +36,7 @@ def open_engine(config: RunConfig) -> EngineProtocol:
             max_new_tokens=config.generation.max_new_tokens,
         ),
     )
+    return WithTwins(engine) if config.slice_units else engine
 
 
 def open_encoder(config: RunConfig) -> EngineProtocol:

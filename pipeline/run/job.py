@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,9 +27,10 @@ from pipeline.run import cluster, surroundings
 from pipeline.run.folder import Folder
 from pipeline.run.lease import Lease
 from pipeline.run.ledger import Ledger, Retry, read_done, read_failed, reckon
-from pipeline.run.outcome import UNIT, Facts
+from pipeline.run.outcome import UNIT, Facts, quality_table
 from pipeline.run.pools import sized
 from pipeline.run.progress import Display, NoProgressGuard, Tally, duration
+from pipeline.run.quality import pick
 from pipeline.run.sink import Part, PartWriter, Sink
 from pipeline.run.surroundings import stop_on_signal
 from pipeline.run.telemetry import RayRecord, RunTelemetry
@@ -48,6 +49,7 @@ class RunOutcome:
     Attributes:
         run_id: None when there was nothing to do.
         report: where report.html lies, None when it could not be built.
+        below: what of the quality slice is below its threshold, in sentences.
     """
 
     outcome: Outcome
@@ -58,12 +60,15 @@ class RunOutcome:
     wall_s: float = 0.0
     run_id: str | None = None
     report: str | None = None
+    below: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
-        """0 all done; 3 finished and some units failed; 1 not finished."""
+        """0 all done; 4 finished, quality below the threshold; 3 finished and some units failed; 1 not finished."""
         if self.outcome in ("interrupted", "aborted"):
             return 1
+        if self.below:
+            return 4
         return 3 if self.failed else 0
 
 
@@ -103,18 +108,24 @@ def run(
             say(f"nothing to do: {counts['done']} done, {counts['failed']} failed{hint}")
             if folder.run_without_report():
                 build_report(config, folder, None, say)
-            return RunOutcome("nothing_to_do", counts["planned"], counts["done"], counts["failed"], counts["pending"])
+            # As with failed units: it is still so, and a scheduler that starts the run again must not read success.
+            below = _judged(config, say) if config.slice_units else ()
+            return RunOutcome(
+                "nothing_to_do", counts["planned"], counts["done"], counts["failed"], counts["pending"], below=below
+            )
         units = _work(manifest, ledger, retry_failed)
         with cluster.connected(config, verbose):
             if 0 < calibrate < units.num_rows:
                 slice_ = spread(units, calibrate)
-                first = _Job(_sized(config, say), run_id, folder, lease, ledger, slice_, say, asked).execute()
+                sample = _sample(config, manifest, slice_)
+                first = _Job(_sized(config, say), run_id, folder, lease, ledger, slice_, say, asked, sample).execute()
                 if first.outcome not in ("done", "some_failed"):
                     return first
                 tried = pc.is_in(units["unit_id"], value_set=slice_["unit_id"].combine_chunks())
                 ledger = read_ledger(folder, manifest["unit_id"])
                 units, run_id, asked = units.filter(pc.invert(tried)), new_run_id(), requests()
-            return _Job(_sized(config, say), run_id, folder, lease, ledger, units, say, asked).execute()
+            sample = _sample(config, manifest, units)
+            return _Job(_sized(config, say), run_id, folder, lease, ledger, units, say, asked, sample).execute()
 
 
 def _sized(config: RunConfig, say: Callable[[str], None]) -> RunConfig:
@@ -128,6 +139,32 @@ def _sized(config: RunConfig, say: Callable[[str], None]) -> RunConfig:
 def _work(manifest: pa.Table, ledger: Ledger, retry_failed: Retry) -> pa.Table:
     """Units to do, `[UNIT]`."""
     return manifest.append_column("tried", ledger.attempts).filter(ledger.work(retry_failed)).select(UNIT.names)
+
+
+def _sample(config: RunConfig, manifest: pa.Table, units: pa.Table) -> tuple[str, ...]:
+    """Units of the quality slice; a run that goes on for one that did not end goes on with its sample."""
+    from pipeline import report
+
+    if not config.slice_units:
+        return ()
+    sound = units["unit_id"].filter(pc.is_null(units["error_class"]))
+    last = report.newest_run(config.output.path, config.output.storage)
+    begun = last.sample if last is not None and not last.complete else ()
+    return pick(sound, config.slice_units, begun, manifest["unit_id"])
+
+
+def _judged(config: RunConfig, say: Callable[[str], None], sample: Sequence[str] | None = None) -> tuple[str, ...]:
+    """What of the quality slice is below its threshold; says so, with the pairs that differ most.
+
+    Args:
+        sample: its units; None: those of the newest run.
+    """
+    from pipeline import report
+
+    found = report.measure_quality(config.output.path, config.output.storage, sample, config.quality.model_dump())
+    for line in report.complaint(found) if found else ():
+        say(line)
+    return found.below if found else ()
 
 
 def spread(units: pa.Table, count: int) -> pa.Table:
@@ -193,6 +230,7 @@ class _Job:
         units: pa.Table,
         say: Callable[[str], None],
         requests_before: Requests | None = None,
+        sample: Sequence[str] = (),
     ) -> None:
         self._config = config
         self._run_id = run_id
@@ -206,7 +244,9 @@ class _Job:
         self._telemetry = RunTelemetry(RayRecord(config.name), self._counts["planned"])
         self._events = folder.event_log(run_id)
         self._requests_before = requests_before or requests()
-        self._sink = Sink(self._writer("results"), self._writer("failures"), self._wrote)
+        self._sample = tuple(sample)
+        quality = self._writer("quality") if sample else None
+        self._sink = Sink(self._writer("results"), self._writer("failures"), self._wrote, quality)
         self._engines = 0
         self._started = time.monotonic()
 
@@ -215,8 +255,9 @@ class _Job:
         return PartWriter(kind, f"{self._run_id}-driver", self._folder.write, output.part_units, output.part_bytes)
 
     def _wrote(self, part: Part) -> None:
-        self._tally.wrote(part.units, part.seconds)
-        self._telemetry.wrote(part.path.split("/")[0], part.bytes)
+        kind = part.path.split("/")[0]
+        self._tally.wrote(0 if kind == "quality" else part.units, part.seconds)
+        self._telemetry.wrote(kind, part.bytes)
         self._events.append("part_written", path=part.path, rows=part.rows, units=part.units, bytes=part.bytes)
 
     def execute(self) -> RunOutcome:
@@ -231,6 +272,7 @@ class _Job:
             machine=surroundings.machine() | cluster.devices(),
             config_hash=self._config.config_hash,
             estimate=expected.estimate and expected.estimate.as_dict(),
+            sample=list(self._sample),
         )
         self._say(f"run {self._run_id}: {self._units.num_rows} units to do, {self._counts['done']} already done")
         self._say(str(expected))
@@ -260,7 +302,7 @@ class _Job:
         from pipeline.run.feed import Feed
 
         config = self._config
-        facts = Facts(self._run_id, config.model.id, config.compression.name or "custom")
+        facts = Facts(self._run_id, config.model.id, config.compression.name or "custom", frozenset(self._sample))
         display = Display(self._units.num_rows)
         guard = NoProgressGuard(config.run.no_progress_s)
         next_beat = time.monotonic() + config.run.heartbeat_s
@@ -289,6 +331,10 @@ class _Job:
         results, failures = self._sink.add(outcomes)
         self._tally.add(outcomes, results, failures)
         self._telemetry.outcomes(results, failures)
+        if self._sample:
+            quality = quality_table(outcomes)
+            self._tally.compared(quality)
+            self._telemetry.compared(quality)
         for row in failures.select(["unit_id", "uri", "stage", "error_class"]).to_pylist():
             self._events.append("unit_failed", **row)
 
@@ -308,16 +354,21 @@ class _Job:
         wall_s = time.monotonic() - self._started
         beat = self._tally.heartbeat()
         counts = {"done": beat["done"], "failed": beat["failed"], "left": beat["left"]}
-        report = None
+        report: str | None = None
+        below: tuple[str, ...] = ()
         with suppress(LuvcError, OSError) if failing else ExitStack():
             self._beat()
             self._telemetry.ended(outcome)
             self._events.append("run_finished", outcome=outcome, **counts, wall_s=round(wall_s, 3))
             self._events.close()
             report = build_report(self._config, self._folder, self._run_id, self._say)
+            if self._sample and outcome in ("done", "some_failed"):
+                below = _judged(self._config, self._say, self._sample)
+                self._telemetry.judged(bool(below))
         pending = self._counts["planned"] - counts["done"] - counts["failed"]
+        planned = self._counts["planned"]
         return RunOutcome(
-            outcome, self._counts["planned"], counts["done"], counts["failed"], pending, wall_s, self._run_id, report
+            outcome, planned, counts["done"], counts["failed"], pending, wall_s, self._run_id, report, below
         )
 
 
@@ -336,4 +387,5 @@ def build_report(config: RunConfig, folder: Folder, run_id: str | None, say: Cal
 def summary(ended: RunOutcome) -> str:
     """How it ended, in a line."""
     counts = f"{ended.done} done, {ended.failed} failed, {ended.pending} pending of {ended.planned}"
-    return f"{ended.outcome.replace('_', ' ')}: {counts} in {duration(ended.wall_s)}"
+    below = "; quality below the threshold" if ended.below else ""
+    return f"{ended.outcome.replace('_', ' ')}: {counts} in {duration(ended.wall_s)}{below}"

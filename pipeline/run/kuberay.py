@@ -101,6 +101,7 @@ def ray_job(name: str, config: RunConfig, image: str, arguments: Sequence[str] =
         "metadata": {"name": name},
         "spec": {
             # 0 also when some units failed: they would fail again in the next cluster. Their rows are in failures/.
+            # 4, quality below the threshold, stays: each further try finds nothing to do and says so again.
             "entrypoint": shlex.join(
                 ["luvc", "run", f"{MOUNT}/luvc.yaml", *dict.fromkeys([*arguments, "--failed-ok"])]
             ),

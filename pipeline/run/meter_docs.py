@@ -37,8 +37,8 @@ By hand: `curl -s http://NODE:PORT/metrics | grep luvc`; `ray.nodes()` has the p
 `ray start --metrics-export-port=8080` sets it.
 
 - [`infra/monitoring/alerts.yaml`](../infra/monitoring/alerts.yaml): a run that was aborted, stands still, vanished,
-  fails a lot or starves its GPUs, and a night in which nothing was done. `promtool test rules alerts_test.yaml` tests
-  them.
+  fails a lot, answers too differently for its quality threshold or starves its GPUs, and a night in which nothing was
+  done. `promtool test rules alerts_test.yaml` tests them.
 - [`infra/monitoring/dashboard.json`](../infra/monitoring/dashboard.json): a Grafana dashboard to import.
 
 ## The metrics

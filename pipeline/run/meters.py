@@ -88,13 +88,32 @@ LAST_UNIT = Meter(
     "seconds",
     "Unix time at which a unit last finished or failed, or the run began.",
 )
-PARTS_BYTES = Meter("luvc_part_bytes_total", "counter", "bytes", "Bytes of part files, results or failures.", ("kind",))
+PARTS_BYTES = Meter("luvc_part_bytes_total", "counter", "bytes", "Bytes of part files, by folder.", ("kind",))
 RUNS_ENDED = Meter(
     "luvc_runs_ended_total",
     "counter",
     "runs",
     "Runs that ended: done, some_failed, interrupted or aborted.",
     ("outcome",),
+)
+UNITS_COMPARED = Meter(
+    "luvc_units_compared_total",
+    "counter",
+    "units",
+    "Units of the quality slice: compared with the answer without compression, or failed to be.",
+    ("outcome",),
+)
+AGREEMENT = Meter(
+    "luvc_quality_agreement_ratio",
+    "gauge",
+    "ratio",
+    "Tokens that answers of this run's quality slice share with those without compression; mean so far.",
+)
+RUNS_BELOW_QUALITY = Meter(
+    "luvc_runs_below_quality_total",
+    "counter",
+    "runs",
+    "Runs that finished with their quality slice below a threshold (quality.min_agreement, quality.min_similarity).",
 )
 
 BATCH_FILL = Meter(
@@ -127,6 +146,6 @@ GPU_MEMORY_BYTES = Meter(
 
 METERS = (
     *(UNITS_DONE, UNITS_FAILED, UNITS_PLANNED, UNITS_LEFT, ANSWERS, VIDEO_SECONDS, VISUAL_TOKENS, OUTPUT_TOKENS),
-    *(STAGE_BUSY, STAGE_STARVED, LAST_UNIT, PARTS_BYTES, RUNS_ENDED),
+    *(STAGE_BUSY, STAGE_STARVED, LAST_UNIT, PARTS_BYTES, RUNS_ENDED, UNITS_COMPARED, AGREEMENT, RUNS_BELOW_QUALITY),
     *(BATCH_FILL, SEQUENCES, KV_BYTES, KV_LIMIT_BYTES, ENGINE_RESTARTS, GPU_UTILIZATION, GPU_MEMORY_BYTES),
 )

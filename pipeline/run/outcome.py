@@ -21,10 +21,11 @@ import pyarrow as pa
 
 from luvc.types import Clip, Completion, EncodedClip, Request, Sampling
 from pipeline.config import Generation
-from pipeline.schemas import FAILURES, IDENTITY, MANIFEST, RESULTS
+from pipeline.schemas import FAILURES, IDENTITY, MANIFEST, QUALITY, RESULTS
 
 RESULT = pa.struct(list(RESULTS))
 FAILURE = pa.struct(list(FAILURES))
+COMPARED = pa.struct(list(QUALITY))
 
 #: What the decode stage adds to a manifest row; `failure` is null unless the unit has already failed.
 PAYLOAD = pa.schema(
@@ -70,6 +71,7 @@ OUTCOME = pa.schema(
     [
         ("results", pa.list_(RESULT)),
         ("failure", FAILURE),
+        ("quality", pa.list_(COMPARED)),
         ("video_decode_s", pa.float64()),
         ("storage_reads", pa.int32()),
         ("worker", pa.string()),
@@ -86,11 +88,12 @@ IDENTITY_NAMES = tuple(field.name for field in IDENTITY)
 
 @dataclass(frozen=True)
 class Facts:
-    """What every row of a run says about the run."""
+    """What every row of a run says about the run; `sample`: unit ids that are also answered without compression."""
 
     run_id: str
     model: str
     compression: str
+    sample: frozenset[str] = frozenset()
 
 
 def decoded_row(row: Mapping[str, Any], payload: Mapping[str, Any], frames: np.ndarray | None = None) -> pa.Table:
@@ -253,6 +256,18 @@ def outcomes(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 def result_table(table: pa.Table) -> pa.Table:
     """All result rows in a table of outcomes: `[RESULTS]`."""
     return _rows(table["results"].combine_chunks().flatten(), RESULTS)
+
+
+def quality_table(table: pa.Table) -> pa.Table:
+    """All comparisons in a table of outcomes: `[QUALITY]`."""
+    return _rows(table["quality"].combine_chunks().flatten(), QUALITY)
+
+
+def compared_and_failed(quality: pa.Table) -> tuple[int, int]:
+    """Units in rows of `[QUALITY]`: with something to compare, and without."""
+    errors = dict(zip(quality["unit_id"].to_pylist(), quality["error_class"].to_pylist(), strict=True))
+    failed = sum(error is not None for error in errors.values())
+    return len(errors) - failed, failed
 
 
 def failure_table(table: pa.Table) -> pa.Table:

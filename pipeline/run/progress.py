@@ -17,16 +17,21 @@ import pyarrow.compute as pc
 
 from luvc.errors import LuvcError
 from pipeline.run.board import Snapshot
+from pipeline.run.outcome import compared_and_failed
 
 #: Speed is an average over this long, so that an ETA follows a change within minutes.
 WINDOW_S = 120.0
 
 ENGINE_STAGES = {"encode": "encode_s", "prefill": "prefill_s", "decode": "decode_s"}
 
+#: Columns of the quality slice: alone with compression, and without.
+_KINDS = ("", "reference_")
+
 #: From the end of the pipeline to its start: the last stage that holds work is the one that is stuck.
-STAGES_BACKWARDS = ("answer", "encode", "video_decode")
+STAGES_BACKWARDS = ("reference", "answer", "encode", "video_decode")
 
 WHERE_TO_LOOK = {
+    "reference": "the quality slice answers without compression, which takes longer; look at the engine actors' logs",
     "answer": "look at the engine actors' logs; a GPU that hangs, or answers longer than run.no_progress_s allows",
     "encode": "look at the encoder actors' logs; a GPU that hangs",
     "video_decode": "look at the decode workers' logs and at the storage the videos come from",
@@ -61,6 +66,9 @@ class Tally:
         self._starved_s: dict[str, dict[str, float]] = {}
         self.storage_reads = 0
         self._engine_peak_bytes = 0
+        self._quality = {"compared": 0, "failed": 0}
+        self._agreements: list[float] = []
+        self._reference_s = 0.0
 
     def add(self, outcomes: pa.Table, results: pa.Table, failures: pa.Table) -> None:
         """Count finished units: their outcomes, and the rows these hold."""
@@ -78,6 +86,14 @@ class Tally:
         for wait in waits:
             self._waited("prefill" if wait["encoder"] else "encode", wait["worker"], wait["starved_s"])
             self._waited("encode", wait["encoder"], wait["encoder_starved_s"])
+
+    def compared(self, quality: pa.Table) -> None:
+        """Count units of the quality slice (`[QUALITY]`)."""
+        compared, failed = compared_and_failed(quality)
+        self._quality["compared"] += compared
+        self._quality["failed"] += failed
+        self._agreements += quality["agreement"].drop_null().to_pylist()
+        self._reference_s += sum(_sum(quality[f"{kind}{name}"]) for name in ENGINE_STAGES.values() for kind in _KINDS)
 
     def _waited(self, stage: str, worker: str | None, seconds: float | None) -> None:
         if worker is not None:
@@ -116,6 +132,11 @@ class Tally:
         }
         for name in {"encode", *self._starved_s}:
             stage[name]["starved_s"] = round(sum(self._starved_s.get(name, {}).values()), 3)
+        found = {}
+        if any(self._quality.values()):
+            stage["reference"] = {"busy_s": round(self._reference_s, 3), "units": sum(self._quality.values())}
+            mean = sum(self._agreements) / len(self._agreements) if self._agreements else None
+            found = {"quality": self._quality | {"agreement": mean if mean is None else round(mean, 4)}}
         eta_s = self.eta_s
         return {
             "done": self._done_before + self.done,
@@ -125,6 +146,7 @@ class Tally:
             "eta_s": None if eta_s is None else round(eta_s, 1),
             "engine_peak_bytes": self._engine_peak_bytes,
             "stage": stage,
+            **found,
         }
 
 

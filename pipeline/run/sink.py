@@ -15,9 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.run.outcome import failure_table, result_table
+from pipeline.run.outcome import failure_table, quality_table, result_table
 
 #: Writes bytes to a path below the output folder, whole or not at all.
 Write = Callable[[str, bytes], None]
@@ -80,6 +81,8 @@ class PartWriter:
         self._bytes = 0
         self._oldest = 0.0
         self._sequence = 0
+        #: Called before a part is written.
+        self.before: Callable[[], None] = lambda: None
 
     @property
     def room(self) -> int:
@@ -112,6 +115,7 @@ class PartWriter:
         """
         if not self._tables:
             return None
+        self.before()
         started = self._clock()
         table = pa.concat_tables(self._tables)
         data = encode(table)
@@ -124,17 +128,28 @@ class PartWriter:
 
 
 class Sink:
-    """Splits outcomes into results and failures and writes both.
+    """Splits outcomes into results, failures and comparisons and writes all three.
 
     Args:
-        results, failures: the two writers.
+        results, failures: two writers.
         on_part: called with every part that was written.
+        quality: writer of the quality slice. Its rows are on disk before the results of their units are, so that a
+            unit that counts as done has its comparison.
     """
 
-    def __init__(self, results: PartWriter, failures: PartWriter, on_part: Callable[[Part], None]) -> None:
+    def __init__(
+        self,
+        results: PartWriter,
+        failures: PartWriter,
+        on_part: Callable[[Part], None],
+        quality: PartWriter | None = None,
+    ) -> None:
         self._results = results
         self._failures = failures
+        self._quality = quality
         self._on_part = on_part
+        if quality:
+            results.before = lambda: self._tell(quality.flush())
 
     def add(self, outcomes: pa.Table) -> tuple[pa.Table, pa.Table]:
         """Take finished units (`[OUTCOME]`); returns their result and failure rows."""
@@ -144,6 +159,9 @@ class Sink:
             piece = outcomes.slice(start, min(self._results.room, self._failures.room))
             start += piece.num_rows
             failures = failure_table(piece)
+            if self._quality:
+                quality = quality_table(piece)
+                self._tell(self._quality.add(quality, len(pc.unique(quality["unit_id"]))))
             self._tell(self._results.add(result_table(piece), piece.num_rows - failures.num_rows))
             self._tell(self._failures.add(failures, failures.num_rows))
         return result_table(outcomes), failure_table(outcomes)

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from luvc.types import Completion, Request
 from pipeline.config import RunConfig
 from pipeline.run.board import Turn
 from pipeline.run.engine_stage import EngineStage, died, each, now, process
@@ -32,6 +33,7 @@ from pipeline.run.outcome import (
     request_of,
     result_rows,
 )
+from pipeline.run.quality import REFERENCE, Comparison
 
 DECODE = "video_decode"
 ENCODE = "encode"
@@ -127,6 +129,7 @@ class AnswerStage(EngineStage):
     def __init__(self, config: RunConfig, facts: Facts, board: Any) -> None:
         super().__init__(ANSWER, "answering", config, facts.run_id, board, open_engine)
         self._facts = facts
+        self._comparison = Comparison(self._loop, board, facts)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = table.drop_columns([name for name in LARGE if name in table.column_names]).to_pylist()
@@ -134,11 +137,7 @@ class AnswerStage(EngineStage):
 
     def _outcome(self, unit: dict[str, Any], table: pa.Table, index: int) -> dict[str, Any]:
         if unit["failure"] is None:
-            ended = self.finish(
-                unit,
-                lambda: request_of(unit, self._clip(table, index), self._config.generation),
-                lambda completion: {"results": result_rows(unit, completion, self._facts, now())},
-            )
+            ended = self._answered(unit, lambda: request_of(unit, self._clip(table, index), self._config.generation))
         else:
             ended = {"failure": unit["failure"]}
         times = self._loop.times
@@ -152,6 +151,24 @@ class AnswerStage(EngineStage):
             "encoder": unit.get("encoder"),
             "encoder_starved_s": unit.get("encoder_starved_s"),
         }
+
+    def _answered(self, unit: dict[str, Any], request: Callable[[], Request]) -> dict[str, Any]:
+        """Results or a failure; of a unit of the sample also how it compares."""
+        completed: list[Completion] = []
+
+        def rows(completion: Completion) -> dict[str, Any]:
+            completed.append(completion)
+            return {"results": result_rows(unit, completion, self._facts, now())}
+
+        ended = self.finish(unit, request, rows)
+        if "results" in ended and unit["unit_id"] in self._facts.sample:
+            ended["quality"] = self._comparison.rows(unit, request(), completed[-1])
+        return ended
+
+    def _note_alone(self, unit_id: str) -> None:
+        super()._note_alone(unit_id)
+        # The same id in the engine may be the unit's second answer; a note about what is not begun does nothing.
+        ray.get(self._board.alone.remote(REFERENCE, unit_id))
 
     def _clip(self, table: pa.Table, index: int) -> Any:
         return encoded_of(table, index) if "features" in table.column_names else frames_of(table, index)

@@ -167,16 +167,16 @@ def _followed(jobs: Jobs, job_id: str, say: Callable[[str], None], write: Callab
         say(f"\nno longer following; job {job_id} goes on\n{how_to_go_on(jobs.address, job_id)}")
         return EXIT_INTERRUPTED
     code = exit_code(end)
-    if code not in (0, 2, 3):
+    if code not in (0, 2, 3, 4):
         say(explain(end, job_id))
     return code
 
 
 def exit_code(end: JobEnd) -> int:
-    """The run's exit code. Ray calls a job FAILED whatever its code is, also when only some units failed (3)."""
+    """The run's exit code. Ray calls a job FAILED whatever its code is, also when the run finished (3 and 4)."""
     if end.status == "SUCCEEDED":
         return 0
-    return end.exit_code if end.status == "FAILED" and end.exit_code in (2, 3) else EXIT_OTHER
+    return end.exit_code if end.status == "FAILED" and end.exit_code in (2, 3, 4) else EXIT_OTHER
 
 
 def explain(end: JobEnd, job_id: str) -> str:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from luvc.types import EngineLoad
 from pipeline.run import meters
 from pipeline.run.meters import Meter
+from pipeline.run.outcome import compared_and_failed
 
 
 class Record(Protocol):
@@ -58,12 +59,21 @@ class RunTelemetry:
         if results.num_rows or failures.num_rows:
             self._last_unit_s = self._clock()
 
+    def compared(self, quality: pa.Table) -> None:
+        """Count units of the quality slice."""
+        compared, failed = compared_and_failed(quality)
+        self._count(meters.UNITS_COMPARED, compared, outcome="compared")
+        self._count(meters.UNITS_COMPARED, failed, outcome="failed")
+
     def beat(self, beat: Mapping[str, Any]) -> None:
         """Follow the fields of a `heartbeat` event."""
         # Ray forgets a gauge that is not set again for twenty seconds: one that is gone means a driver that is gone.
         self._record(meters.UNITS_PLANNED, self._planned)
         self._record(meters.UNITS_LEFT, beat["left"])
         self._record(meters.LAST_UNIT, self._last_unit_s)
+        agreement = beat.get("quality", {}).get("agreement")
+        if agreement is not None:
+            self._record(meters.AGREEMENT, agreement)
         for stage, work in beat["stage"].items():
             for meter, key in ((meters.STAGE_BUSY, "busy_s"), (meters.STAGE_STARVED, "starved_s")):
                 self._follow(meter, work.get(key) or 0.0, stage)
@@ -75,6 +85,10 @@ class RunTelemetry:
     def ended(self, outcome: str) -> None:
         """Count the run."""
         self._count(meters.RUNS_ENDED, 1, outcome=outcome)
+
+    def judged(self, below: bool) -> None:
+        """Count a run whose quality slice is below a threshold."""
+        self._count(meters.RUNS_BELOW_QUALITY, int(below))
 
     def _follow(self, meter: Meter, total: float, stage: str) -> None:
         """A counter is told what was added since it was told last."""

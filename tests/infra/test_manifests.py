@@ -158,5 +158,6 @@ def test_the_nightly_cron_job_calls_a_command_that_exists():
         == f"http://{read('raycluster.yaml')[0]['metadata']['name']}-head-svc:8265"
     )
     assert env["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"]["name"] == kuberay.TOKEN_SECRET
-    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [cli.EXIT_CONFIG, cli.EXIT_FAILED]
-    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["containerName"] == container["name"]
+    exits = job["podFailurePolicy"]["rules"][0]["onExitCodes"]
+    assert exits["values"] == [cli.EXIT_CONFIG, cli.EXIT_FAILED, cli.EXIT_QUALITY]
+    assert exits["containerName"] == container["name"]

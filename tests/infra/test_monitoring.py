@@ -85,7 +85,7 @@ def test_an_alert_says_what_and_what_to_do(rule: dict) -> None:
 def test_alerts_that_matter_are_there() -> None:
     assert {rule["alert"] for rule in rules()} >= {
         *("LuvcRunAborted", "LuvcNoProgress", "LuvcDriverVanished", "LuvcManyFailures", "LuvcDecodeBound"),
-        "LuvcNothingDoneLastNight",
+        *("LuvcNothingDoneLastNight", "LuvcQualityBelowThreshold"),
     }
 
 

@@ -61,7 +61,7 @@ def test_the_service_calls_a_command_that_exists():
     assert start
     assert parsed(start[1]).command is cli._submit  # type: ignore[attr-defined]
     assert f"SuccessExitStatus={cli.EXIT_FAILED}" in text
-    assert f"RestartPreventExitStatus={cli.EXIT_CONFIG}" in text
+    assert f"RestartPreventExitStatus={cli.EXIT_CONFIG} {cli.EXIT_QUALITY}\n" in text
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")

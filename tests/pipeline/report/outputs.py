@@ -160,6 +160,43 @@ def failures(plan: pa.Table, units: np.ndarray, run_id: str = RUN_ID) -> pa.Tabl
     )
 
 
+def quality(plan: pa.Table, units: np.ndarray, run_id: str = RUN_ID, failed: int = 0, alike: bool = True) -> pa.Table:
+    """Rows of the quality slice for the units at these positions; the last `failed` could not be compared."""
+    count = len(units)
+    known = np.arange(count) < count - failed
+    texts = [CAPTIONS[index % len(CAPTIONS)] for index in range(count)]
+    references = [text if index % 3 else text[: len(text) // 2] for index, text in enumerate(texts)]
+    agreement = np.where(np.arange(count) % 3, 1.0, 0.6)
+    seconds = {"encode": (0.2, 0.3), "prefill": (0.1, 0.4), "decode": (0.1, 0.1)}
+    times = {
+        f"{kind}{stage}_s": pa.array(np.full(count, pair[index]), mask=~known)
+        for stage, pair in seconds.items()
+        for index, kind in enumerate(("", "reference_"))
+    }
+    return conform(
+        {
+            **{name: plan[name].combine_chunks().take(pa.array(units, pa.int64())) for name in ("unit_id", "uri")},
+            "prompt_id": pa.array(["caption"] * count),
+            "text": pa.array(texts),
+            "reference_text": pa.array(references, mask=~known),
+            "agreement": pa.array(agreement, mask=~known),
+            "similarity": pa.array(0.5 + agreement / 2, mask=~known) if alike else None,
+            **times,
+            "error_class": pa.array(["OutOfMemory"] * count, mask=known),
+            "message": pa.array(["no room <b>without</b> compression"] * count, mask=known),
+            "run_id": pa.array([run_id] * count),
+            "finished_at": pa.array([START] * count, pa.timestamp("ms", tz="UTC")),
+        },
+        schemas.QUALITY,
+        count,
+    )
+
+
+def write_quality(folder: Path, table: pa.Table, run_id: str = RUN_ID) -> None:
+    (folder / "quality").mkdir(exist_ok=True)
+    pq.write_table(table, folder / "quality" / f"part-{run_id}-00000.parquet")
+
+
 def events(
     planned: int,
     done: int,
@@ -171,6 +208,7 @@ def events(
     run_id: str = RUN_ID,
     start: datetime = START,
     estimate: dict | None = None,
+    sample: list[str] | None = None,
 ) -> str:
     """Text of an event log; `outcome` None: the driver was killed. Four decode workers keep one engine waiting."""
 
@@ -182,7 +220,7 @@ def events(
     versions = {"luvc": "0.1.0", "ray": "2.60.0", "torch": "2.13.0"}
     lines = [
         line(0, "run_started", name="demo", planned=planned, done=0, failed=0, pending=planned, versions=versions,
-             machine=machine, config_hash="9f31c0aa", estimate=estimate)
+             machine=machine, config_hash="9f31c0aa", estimate=estimate, sample=sample or [])
     ]  # fmt: skip
     beats = int(wall_s // beat_s)
     for beat in range(1, beats + 1):
@@ -255,7 +293,7 @@ def demo(folder: Path, units: int = 120, failed: int = 7, pending: int = 0, prom
     return write(folder, plan, results(plan, good), failures(plan, bad), log)
 
 
-def nights(folder: Path, count: int = 9, units: int = 120, quality: bool = True) -> str:
+def nights(folder: Path, count: int = 9, units: int = 120, quality_slice: bool = True) -> str:
     """Several nights of one output, each with its report; the last one has everything the page can show."""
     plan = manifest(units * count, {"caption": "Describe this video."}, samples=40)
     for index in range(count):
@@ -267,15 +305,25 @@ def nights(folder: Path, count: int = 9, units: int = 120, quality: bool = True)
         start = START + timedelta(days=index)
         expected = {"based_on": "before", "based_on_units": units, "units": units, "wall_s": 690.0, "usd": 0.61,
                     "per_video_hour_usd": 0.6}  # fmt: skip
-        log = events((index + 1) * units, len(good), failed, wall_s, "some_failed" if failed else "done",
-                     run_id=run_id, start=start, estimate=expected if index else None)  # fmt: skip
+        compared = good[:22]
+        sample = plan["unit_id"].take(pa.array(compared)).to_pylist() if quality_slice else None
+        log = events(
+            (index + 1) * units,
+            len(good),
+            failed,
+            wall_s,
+            "some_failed" if failed else "done",
+            run_id=run_id,
+            start=start,
+            estimate=expected if index else None,
+            sample=sample,
+        )
         rows = results(plan, good, run_id, wall_s)
         moved = pc.add(rows["finished_at"], pa.scalar(timedelta(days=index)))
         rows = rows.set_column(rows.schema.names.index("finished_at"), "finished_at", moved).cast(schemas.RESULTS)
         config = CONFIG | {"prices": {"preset": "aws-g5", "gpu_hour_usd": 1.006, "cpu_hour_usd": 0.0}}
         write(folder, plan.slice(0, (index + 1) * units), rows, failures(plan, bad, run_id), log, config, run_id)
-        if quality and index == count - 1:
-            text = '{"units": 50, "agreement": 0.62, "similarity": 0.913}'
-            (folder / "runs" / run_id / "quality.json").write_text(text, encoding="utf-8")
+        if quality_slice:
+            write_quality(folder, quality(plan, compared, run_id, failed=2 if index == count - 1 else 0), run_id)
         build_report(str(folder), run_id=run_id)
     return str(folder)

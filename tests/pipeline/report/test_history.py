@@ -132,16 +132,10 @@ def test_a_damaged_neighbour_costs_the_history_not_the_report(tmp_path: Path) ->
     assert build_report(folder).history == ()
 
 
-@pytest.mark.parametrize(
-    ("text", "units"),
-    [('{"units": 12, "agreement": 0.75, "similarity": 0.9}', 12), ("{}", None), ('{"units": "x"}', None), ("oh", None)],
-)
-def test_quality_is_shown_when_it_was_measured(tmp_path: Path, text: str, units: int | None) -> None:
-    folder = outputs.demo(tmp_path)
-    (tmp_path / "runs" / outputs.RUN_ID / "quality.json").write_text(text)
-    metrics = build_report(folder)
-    assert (metrics.quality and metrics.quality.units) == units
-    page = (tmp_path / "report.html").read_text()
-    assert ('id="quality"' in page) == (units is not None)
-    (tmp_path / "runs" / outputs.RUN_ID / "quality.json").unlink()
-    assert build_report(folder).quality == metrics.quality  # kept in metrics.json
+def test_agreement_is_compared_with_the_night_before() -> None:
+    before, now = replace(LAST, agreement=0.71), replace(LAST, agreement=0.62)
+    said = history.changes(now, [before])
+    assert said is not None
+    assert "answers agree 62\u202f% with those without compression instead of 71\u202f%" in said
+    for other in (replace(LAST, agreement=0.70), LAST):
+        assert "agree" not in str(history.changes(other, [before]))

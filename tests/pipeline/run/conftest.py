@@ -63,6 +63,7 @@ class Bench:
             "prompts": prompts,
             "sampling": {"mode": "count", "frames": 2},
             "output": {"path": str(self.output)},
+            "quality": {"units": 0},
             "run": run,
         } | sections
 

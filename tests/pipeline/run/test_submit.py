@@ -195,6 +195,7 @@ def test_the_embedded_weights_go_only_where_they_are_used(config):
         ("SUCCEEDED", 0, 0, ""),
         ("FAILED", 3, 3, ""),
         ("FAILED", 2, 2, ""),
+        ("FAILED", 4, 4, ""),
         ("FAILED", 1, 1, "ended with exit code 1"),
         ("FAILED", 127, 1, "no `python`"),
         ("FAILED", 137, 1, "was killed"),
