@@ -130,32 +130,19 @@ def clip_loader(folder: Path, shape: Any, frames: int) -> Any:
     Raises (when called):
         ConfigError: no such file, or an array of another shape.
     """
-    from luvc.families import FAMILIES
-
-    family = FAMILIES[shape.family]
 
     def load(video: str) -> Clip:
         path = folder / video
         if path.suffix == ".npy":
             return Clip(_array(path))
         from luvc.errors import LuvcError
-        from pipeline.decode.protocol import DecodeSettings
-        from pipeline.decode.pyav import decode
-        from pipeline.plan.probe import ProbeTask, probe
-        from pipeline.plan.sampling import Sampling, sample_times
+        from pipeline.frames import read_clip
+        from pipeline.plan.sampling import Sampling
 
         try:
-            probed = probe(ProbeTask(str(path), None, {}))
-            times = sample_times(0.0, probed.duration_s, Sampling(frames=frames), probed.fps)
-            height, width = family.frame_size(shape, probed.height_px, probed.width_px, len(times))
-            unit = {
-                "uri": str(path), "timestamps_s": times, "frame_height_px": height, "frame_width_px": width,
-                "key_frames_only": False,
-            }  # fmt: skip
-            decoded = decode(unit, DecodeSettings())
+            return read_clip(str(path), shape, Sampling(frames=frames))
         except LuvcError as error:
             raise ConfigError(f"video {video!r}: {error.message}", error.hint) from error
-        return Clip(decoded.frames, list(decoded.timestamps_s))
 
     return load
 
