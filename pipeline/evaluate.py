@@ -75,6 +75,8 @@ def evaluate(args: argparse.Namespace) -> int:
     for name in ("frames", "block", "text_tokens"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')}: at least 1")
+    if not args.report_only:
+        _need_videos(args.questions, questions)
     identity = {
         "model": args.model,
         "revision": args.revision,
@@ -89,6 +91,18 @@ def evaluate(args: argparse.Namespace) -> int:
     if not args.report_only:
         _ask(args, questions, settings, answers)
     return write_report(args, answers, {question.id for question in questions})
+
+
+def _need_videos(path: Path, questions: Any) -> None:
+    """Raise ConfigError at once for videos that are not there, instead of after the answers about those before them."""
+    first = {question.video: question.id for question in reversed(questions)}
+    absent = [video for video in first if not (path.parent / video).is_file()]
+    if absent:
+        video = absent[-1]  # the first in the file
+        raise ConfigError(
+            f"{path}: question {first[video]!r}: no video {video!r} ({len(absent)} of {len(first)} videos are missing)",
+            f"paths start at {path.parent}",
+        )
 
 
 def _settings(args: argparse.Namespace) -> list[Any]:

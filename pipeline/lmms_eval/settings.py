@@ -11,7 +11,6 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from luvc.compression import Compression
 from luvc.errors import ConfigError
-from luvc.evaluation.settings import parse_setting
 from pipeline.config_text import explain, parse_yaml
 from pipeline.decode.protocol import DecodeSettings
 from pipeline.plan.sampling import Sampling
@@ -23,7 +22,7 @@ class ModelArgs(Section):
 
     Attributes:
         model: checkpoint folder, hub name or `luvc-demo`; `pretrained` is the same.
-        compression: a preset, METHOD@KEEP, or a mapping as in a run's YAML, in braces.
+        compression: a preset, or a mapping as in a run's YAML, in braces.
         revision, dtype, device, attention, trust_remote_code: as in a run's `model`.
         frames: of each video, evenly spread; 32 unless `fps` is set.
         fps, max_frames: instead of `frames`: frames a second, and their limit (64).
@@ -108,6 +107,4 @@ def _compression(value: Any) -> Compression:
             value = parse_yaml(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"model_args: compression {value!r} is not a mapping: {error}") from error
-    if isinstance(value, str) and "@" in value:
-        return parse_setting(value).compression
     return Compression.from_any(value)

@@ -106,9 +106,9 @@ def test_model_args():
     args, compression = parse_args({"pretrained": "m", "revision": 7, "batch_size": "auto", "frames": 16})
     assert (args.model, args.revision, compression.name) == ("m", "7", "off")
     assert (args.sampling.frames, args.sampling.mode) == (16, "count")
-    fps, compression = parse_args({"model": "m", "fps": 2, "max_frames": 9, "compression": "oim@0.25"})
+    fps, compression = parse_args({"model": "m", "fps": 2, "max_frames": 9, "compression": '{"resize": 0.25}'})
     assert (fps.sampling.mode, fps.sampling.fps, fps.sampling.max_frames) == ("fps", 2, 9)
-    assert compression.merge.keep == 0.25
+    assert compression.resize == 0.25
     nested = parse_args({"model": "m", "compression": '{"preset": "balanced", "merge": {"keep": 0.5}}'})[1]
     assert (nested.merge.keep, nested.prune is None) == (0.5, False)
     assert parse_args({"model": "m"})[0].sampling.frames == 32
