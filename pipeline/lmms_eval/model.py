@@ -86,7 +86,9 @@ class Luvc(lmms):
         progress.close()
         logger.info(totals.line(self.compression.name))
         if totals.failed:
-            logger.error(f"luvc: {totals.failed} of {len(requests)} answers are missing and count as wrong")
+            logger.error(
+                f"luvc: {totals.failed} of {len(requests)} answers are missing; tasks score empty ones differently"
+            )
         if requests:
             log_metrics(totals.wall_s, totals.new_tokens, totals.new_tokens / totals.wall_s, dict(totals.per_request()))
         return results

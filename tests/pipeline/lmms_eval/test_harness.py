@@ -187,6 +187,7 @@ def test_two_processes_share_the_requests(world, tmp_path):
 
 
 def test_a_bad_video_is_an_empty_answer_with_a_warning(world, tasks):
+    import lmms_eval.evaluator  # noqa: F401 - importing it removes all handlers
     from loguru import logger
 
     video = world / "videos" / "b.mp4"
