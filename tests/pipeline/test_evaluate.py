@@ -86,6 +86,9 @@ def test_bad_input_is_one_readable_line(checkpoint, questions, tmp_path, capsys,
 
 def test_a_missing_video_says_which(checkpoint, questions, tmp_path, capsys):
     (tmp_path / "1.mp4").unlink()
+    (tmp_path / "2.mp4").unlink()
     argv = ["evaluate", str(questions), "--model", str(checkpoint), "--out", str(tmp_path / "o"), "--frames", "2"]
     assert cli.main([*argv, "--settings", "paper", "--no-similarity"]) == 2
-    assert "1.mp4" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "question '1a': no video '1.mp4' (2 of 4 videos are missing)" in told
+    assert not (tmp_path / "o").exists(), "before anything is asked"
