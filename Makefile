@@ -50,7 +50,7 @@ $(LMMS_STAMP): pyproject.toml requirements/constraints.txt requirements/lmms-eva
 
 lmms-eval-env: $(LMMS_STAMP)  ## lmms-eval 0.7.3 with the model `luvc`, in an environment of its own (docs/lmms_eval.md)
 
-lmms-eval-test: $(LMMS_STAMP)  ## the plug-in inside the real harness, offline; about two minutes on two free cores
+lmms-eval-test: $(LMMS_STAMP)  ## the plug-in inside the real harness, offline; two minutes of CPU time
 	$(LMMS_VENV)/bin/python -m pytest tests/pipeline/lmms_eval --timeout 900
 
 # How many questions, and what is compared: the whole set has 2,381; uncompressed, one takes half a second of a free core.

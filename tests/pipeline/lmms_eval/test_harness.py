@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -186,14 +187,13 @@ def test_two_processes_share_the_requests(world, tmp_path):
     assert found["scores"][LOCAL]["local_score,none"] == pytest.approx(score(world, expected))
 
 
-def test_a_bad_video_is_an_empty_answer_with_a_warning(world, tasks):
-    import lmms_eval.evaluator  # noqa: F401 - importing it removes all handlers
-    from loguru import logger
-
+def test_a_bad_video_is_an_empty_answer_with_a_warning(world, tasks, monkeypatch):
     video = world / "videos" / "b.mp4"
     kept = video.read_bytes()
     told: list[str] = []
-    handler = logger.add(lambda message: told.append(str(message)), level="WARNING")
+    # The harness removes other handlers of its logger at moments of its own.
+    recorder = SimpleNamespace(info=lambda line: None, warning=told.append, error=told.append)
+    monkeypatch.setattr("pipeline.lmms_eval.model.logger", recorder)
     whole = evaluate(world, tasks)
     try:
         video.write_text("not a video")
@@ -202,14 +202,13 @@ def test_a_bad_video_is_an_empty_answer_with_a_warning(world, tasks):
             evaluate(world, tasks, on_error="raise")
     finally:
         video.write_bytes(kept)
-        logger.remove(handler)
     bad = [
         index
         for index, (media, _) in enumerate(local_questions(world))
         if any(one.source == str(video) for one in media)
     ]
     assert bad == [2, 3, 7]
-    assert [index for index, text in enumerate(texts) if not text] == bad
+    assert [texts[index] for index in bad] == [""] * 3
     assert [text for index, text in enumerate(texts) if index not in bad] == [
         text for index, text in enumerate(whole[1]) if index not in bad
     ]
