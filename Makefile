@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # Compilers and thread pools of many libraries print for their own sake; keep a run's output readable.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test bench-cpu bench-gpu evaluate vllm-env lmms-eval-env lmms-eval-test lint types format browser clean
+.PHONY: demo test bench-cpu bench-gpu evaluate study vllm-env lmms-eval-env lmms-eval-test lint types format browser clean
 .DELETE_ON_ERROR:
 
 # -qq: setuptools' advice about editable installs is not news here; errors are still shown.
@@ -53,15 +53,23 @@ lmms-eval-env: $(LMMS_STAMP)  ## lmms-eval 0.7.3 with the model `luvc`, in an en
 lmms-eval-test: $(LMMS_STAMP)  ## the plug-in inside the real harness, offline; two minutes of CPU time
 	$(LMMS_VENV)/bin/python -m pytest tests/pipeline/lmms_eval --timeout 900
 
-# How many questions, and what is compared: the whole set has 2,381; uncompressed, one takes half a second of a free core.
+# How many questions (the whole set has 2,381) and what is compared; docs/results.md says what one costs.
 QUESTIONS ?= 300
-SETTINGS ?= paper balanced oim@0.25 resize@0.25 random@0.25
+SETTINGS ?= paper balanced fast luvc@0.25 oim@0.25 spu-ramp@0.25 resize@0.25 tome@0.25 random-ramp@0.25 adjacent_frames@0.25
 EXACT := .cache/exact
 
 evaluate: $(EXACT)/test/questions.jsonl  ## accuracy with and without compression on questions with exact answers
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/evaluate.txt
-	$(BIN)/luvc evaluate $< --limit $(QUESTIONS) --settings $(SETTINGS) --dtype bfloat16 --block 10 \
-	  --out out/evaluate --json benchmarks/results/evaluate.json
+	$(BIN)/luvc evaluate $< --limit $(QUESTIONS) --settings $(SETTINGS) --block 10 \
+	  --out out/evaluate --results benchmarks/results/evaluate
+
+study: $(EXACT)/test/questions.jsonl  ## every method at six shares, every switch, and the presets that follow; goes on where it was stopped
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/evaluate.txt
+	$(BIN)/luvc evaluate $< --limit $(QUESTIONS) --config benchmarks/settings/grid.yaml --block 10 \
+	  --out out/study --results benchmarks/results/study
+	$(BIN)/luvc evaluate $< --limit $(QUESTIONS) --config benchmarks/settings/ablations.yaml --block 10 \
+	  --out out/ablations --results benchmarks/results/ablations
+	$(BIN)/python -m benchmarks.choose_presets benchmarks/results/study.json
 
 $(EXACT)/test/questions.jsonl: $(EXACT)/material/index.json
 	$(BIN)/python -m benchmarks.exact.build --material $(EXACT)/material --out $(EXACT)/test

@@ -28,7 +28,7 @@ from luvc.kv_cache import KVCache
 from luvc.memory import keep_freed_pages, on_device, peak_bytes
 from luvc.preprocess import to_tensor
 from luvc.types import Answer, Clip, Completion, EngineLoad, Request, TokenCounts, drive
-from luvc.work import Budgets, Job, Slot, shared_prefixes, unique
+from luvc.work import Budgets, Job, Slot, fitting, packed_tokens, shared_prefixes, unique
 
 
 class Engine:
@@ -82,7 +82,7 @@ class Engine:
 
     def has_room(self) -> bool:
         """True while fewer tokens wait than two full prefills take."""
-        return sum(sequence.prefill_tokens for sequence in self._waiting) < 2 * self._prefill_limit
+        return packed_tokens(self._waiting) < 2 * self._prefill_limit
 
     def has_work(self) -> bool:
         return bool(self._waiting or self._running or self._finished)
@@ -101,7 +101,7 @@ class Engine:
     def step(self) -> list[Completion]:
         """Prefill what fits, then one decode step; returns the requests that finished."""
         admitted = self._admit()
-        self._prefilled_tokens = sum(sequence.prefill_tokens for sequence in admitted)
+        self._prefilled_tokens = packed_tokens(admitted)
         with attention.computed_by(self.backend):
             if admitted:
                 self._prefill_safely(admitted)
@@ -169,17 +169,18 @@ class Engine:
     def _admit(self) -> list[Slot]:
         """Waiting sequences that fit the budgets now, first come first served; one always fits alone."""
         admitted: list[Slot] = []
-        tokens = 0
         capacity = self.cache.capacity if self._running else [0] * self.model_config.text.layers
-        for sequence in self._waiting:
+        if not self._waiting:
+            return admitted
+        waiting = list(self._waiting)
+        for sequence in waiting[: fitting(waiting, self._prefill_limit)]:
             rounded = self.cache.rounded(sequence.capacity(self.model_config.text.layers))
             merged = [max(pair) for pair in zip(capacity, rounded, strict=True)]
             slots = self.cache.slots_for(len(self._running) + len(admitted) + 1)
             alone = not self._running and not admitted
-            too_many = tokens + sequence.prefill_tokens > self._prefill_limit and bool(admitted)
-            if too_many or (slots * sum(merged) * self._kv_entry_bytes() > self.budgets.kv_bytes and not alone):
+            if slots * sum(merged) * self._kv_entry_bytes() > self.budgets.kv_bytes and not alone:
                 break
-            capacity, tokens = merged, tokens + sequence.prefill_tokens
+            capacity = merged
             admitted.append(sequence)
         for _ in admitted:
             self._waiting.popleft()
@@ -205,7 +206,7 @@ class Engine:
             return
         if is_out_of_memory(cause):
             # Remember the ceiling: later batches stay below it.
-            self._prefill_limit = max(1, sum(sequence.prefill_tokens for sequence in admitted) // 2)
+            self._prefill_limit = max(1, packed_tokens(admitted) // 2)
         middle = len(admitted) // 2
         for part in (admitted[:middle], admitted[middle:]):
             alive = [sequence for sequence in part if sequence.job.waiting > 0]

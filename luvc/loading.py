@@ -153,6 +153,11 @@ def _from_checkpoint(
     return model.to(device), tokenizer, read_normalisation(source, revision)
 
 
+def dtype_name(dtype: str, device: str) -> str:
+    """What "auto" means here, and other names as they are; raises ConfigError as `load` does."""
+    return str(_dtype(dtype, _device(device))).removeprefix("torch.")
+
+
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 matrices with instructions of its own (AVX-512, AMX or Arm)."""
     try:

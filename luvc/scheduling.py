@@ -170,6 +170,18 @@ def retained_in_layers(merged_tokens: int, layers: int, prune: Prune | None) -> 
     return tuple(math.ceil(round(merged_tokens * prune.keep_at(layer, layers), 6)) for layer in range(layers))
 
 
+def scaled_sides(height: int, width: int, share: float) -> tuple[int, int]:
+    """Sides of a grid with about `share` of the units, each side scaled alike up to rounding.
+
+    Of the roundings of both sides the one whose number of units is nearest to the share wins, on a tie the larger;
+    rounding both up would leave 36 of 64 units where a half was asked for.
+    """
+    target, edge = height * width * share, math.sqrt(share)
+    sides = [[max(1, whole(round(side * edge, 6))) for whole in (math.floor, math.ceil)] for side in (height, width)]
+    pairs = [(rows, columns) for rows in sides[0] for columns in sides[1]]
+    return min(pairs, key=lambda pair: (abs(pair[0] * pair[1] - target), -pair[0] * pair[1], -pair[1]))
+
+
 def window_pairs(grid: Grid, window: tuple[int, int]) -> int:
     """Query-key pairs, in units, when every frame is cut into windows; the last of an axis may be smaller."""
 
@@ -184,9 +196,7 @@ def window_pairs(grid: Grid, window: tuple[int, int]) -> int:
 def _schedule(shape: ModelShape, original: Grid, compression: Compression) -> Schedule:
     grid = original
     if compression.resize < 1.0:
-        edge = math.sqrt(compression.resize)
-        height, width = (math.ceil(round(side * edge, 6)) for side in (original.height, original.width))
-        grid = Grid(original.frames, height, width)
+        grid = Grid(original.frames, *scaled_sides(original.height, original.width, compression.resize))
     steps: tuple[AppliedStep, ...] = ()
     merged, block_grids = grid, (grid,) * shape.vision.blocks
     if compression.merge is not None and grid.units:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import torch
 
@@ -112,6 +113,36 @@ def shared_prefixes(sequences: Sequence[Slot]) -> list[Shared | None]:
             tokens = shared_tokens(sequences[leader].layout, sequence.layout, sequence.job.merged_tokens)
         out.append(Shared(leader, tokens) if tokens else None)
     return out
+
+
+def packed_tokens(sequences: Iterable[Slot]) -> int:
+    """Tokens of a prefill of these sequences: a prefix that several share is computed once."""
+    sequences = list(sequences)
+    shared = sum(prefix.tokens for prefix in shared_prefixes(sequences) if prefix)
+    return sum(sequence.prefill_tokens for sequence in sequences) - shared
+
+
+def fitting(waiting: Sequence[Slot], limit: int) -> int:
+    """How many of the first waiting sequences a prefill of `limit` tokens takes; at least one.
+
+    Prompts about one clip come together if a prefill can hold them: those that are left for the next one would
+    compute the clip's prefix again. Only a job that is too large for a prefill of its own is divided.
+    """
+    taken, tokens, laid_out = 0, 0, 0
+    for _, group in groupby(waiting, key=lambda sequence: id(sequence.job)):
+        prompts = list(group)
+        while True:
+            own, repeated = packed_tokens(prompts), sum(prompt.prefill_tokens for prompt in prompts)
+            # Embeddings are laid out with repeats before these are left out: that copy is bounded, too.
+            if tokens + own <= limit and laid_out + repeated <= 4 * limit:
+                break
+            if taken or len(prompts) == 1:
+                return max(1, taken)
+            prompts.pop()
+        taken, tokens, laid_out = taken + len(prompts), tokens + own, laid_out + repeated
+        if taken < len(waiting) and waiting[taken].job is prompts[0].job:
+            break
+    return taken
 
 
 def unique(jobs: Iterable[Job]) -> list[Job]:

@@ -16,6 +16,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,17 +49,17 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=None,
         metavar="SETTING",
-        help="presets or METHOD@KEEP, compared with `off`; default: " + " ".join(DEFAULT_SETTINGS),
+        help="presets or METHOD@SHARE, compared with `off`; default: " + " ".join(DEFAULT_SETTINGS),
     )
-    parser.add_argument("--config", type=Path, help="YAML with a list `settings`: names, or mappings with a name")
+    parser.add_argument("--config", type=Path, help="YAML: `settings` (names, mappings), `grid` (methods by shares)")
     parser.add_argument("--frames", type=int, default=8, help="frames of each video file; default 8")
-    parser.add_argument("--limit", type=int, help="stop at the first whole videos with so many questions")
+    parser.add_argument("--limit", type=int, help="so many questions, of whole videos, balanced over kinds and groups")
     parser.add_argument("--block", type=int, default=16, help="videos answered by each setting in turn; default 16")
     parser.add_argument("--text-tokens", type=int, default=40, help="longest free answer; default 40")
     parser.add_argument("--threads", type=int, help="of torch on a CPU")
     parser.add_argument("--out", type=Path, required=True, help="folder for answers, tables, curves")
     parser.add_argument("--answers", default="answers.parquet", help="file in --out; .jsonl where pyarrow is missing")
-    parser.add_argument("--json", type=Path, help="write the figures here, too")
+    parser.add_argument("--results", type=Path, metavar="NAME", help="also write NAME.json, NAME.md and NAME.svg")
     parser.add_argument("--report-only", action="store_true", help="ask nothing; tables and curves again from answers")
     parser.add_argument("--no-similarity", action="store_true", help="do not compare texts by sentence embeddings")
     return parser
@@ -66,30 +67,35 @@ def _parser() -> argparse.ArgumentParser:
 
 def evaluate(args: argparse.Namespace) -> int:
     """Ask what is missing, then write the report; 0 when every question has an answer, else 3."""
-    from luvc.evaluation.answers import Answers
+    from luvc.evaluation.answers import Answers, read_answers
     from luvc.evaluation.questions import read_questions
     from luvc.evaluation.settings import parse_settings
 
-    settings = parse_settings(_settings(args))
+    values = _settings(args)
+    parse_settings(values)  # a wrong name is told before a model is loaded
     questions = read_questions(args.questions, args.limit)
     for name in ("frames", "block", "text_tokens"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')}: at least 1")
-    if not args.report_only:
-        _need_videos(args.questions, questions)
+    path = args.out / args.answers
+    if args.report_only:  # answered elsewhere, perhaps: what is in the file is what is told
+        return write_report(args, Answers(path, read_answers(path)[0]), {question.id for question in questions})
+    _need_videos(args.questions, questions)
+    from luvc.loading import dtype_name
+
     identity = {
         "model": args.model,
         "revision": args.revision,
-        "dtype": args.dtype,
+        "weights": _weights(args.model),
+        "dtype": dtype_name(args.dtype, args.device),
         "device": args.device,
         "questions": hashlib.sha256(args.questions.read_bytes()).hexdigest()[:16],
         "frames": args.frames,
         "block": args.block,
         "text_tokens": args.text_tokens,
     }
-    answers = Answers(args.out / args.answers, identity)
-    if not args.report_only:
-        _ask(args, questions, settings, answers)
+    answers = Answers(path, identity)
+    _ask(args, questions, values, answers)
     return write_report(args, answers, {question.id for question in questions})
 
 
@@ -105,7 +111,26 @@ def _need_videos(path: Path, questions: Any) -> None:
         )
 
 
+def _weights(model: str) -> str | None:
+    """Tells two trainings of one model apart, cheaply: by both ends of a folder's files; None for a hub's name."""
+    from luvc import embedded
+
+    own = model == embedded.MODEL_NAME
+    folder = embedded.config_path().parent if own else Path(model)
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json")):
+        with path.open("rb") as stream:
+            digest.update(f"{path.name} {path.stat().st_size} ".encode() + stream.read(1 << 20))
+            stream.seek(max(0, path.stat().st_size - (1 << 20)))
+            digest.update(stream.read())
+    return digest.hexdigest()[:16]
+
+
 def _settings(args: argparse.Namespace) -> list[Any]:
+    from luvc.evaluation.settings import listed
+
     given: list[Any] = list(args.settings or ())
     if args.config:
         import yaml
@@ -114,22 +139,29 @@ def _settings(args: argparse.Namespace) -> list[Any]:
             values = yaml.safe_load(args.config.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
             raise ConfigError(f"--config: cannot read {args.config}: {error}") from error
-        if not isinstance(values, dict) or not isinstance(values.get("settings"), list) or len(values) > 1:
-            raise ConfigError(f"{args.config}: expected one key, `settings`, with a list")
-        given += values["settings"]
+        given += listed(values, str(args.config))
     return given or list(DEFAULT_SETTINGS)
 
 
-def _ask(args: argparse.Namespace, questions: Any, settings: Any, answers: Any) -> None:
+def _ask(args: argparse.Namespace, questions: Any, values: Any, answers: Any) -> None:
     import torch
 
     import luvc
+    from luvc.encoder import plan_clip
+    from luvc.evaluation.settings import Place, parse_settings
     from luvc.evaluation.study import Limits, ask
 
     if args.threads:
         torch.set_num_threads(args.threads)
     engine = luvc.load(args.model, "off", revision=args.revision, dtype=args.dtype, device=args.device)
-    load = clip_loader(args.questions.parent, engine.model_config, args.frames)
+    shape = engine.model_config
+    load = clip_loader(args.questions.parent, shape, args.frames)
+    # Shares are solved for the first clip; models of one frame size have the same grid for all.
+    first = questions[0].video
+    settings = parse_settings(
+        values,
+        Place(shape.text.layers, plan_clip(shape, engine.compression, first, load(first)).schedule.original_grid),
+    )
     ask(engine, questions, settings, load, answers, Limits(args.block, args.text_tokens), _say)
 
 
@@ -172,8 +204,10 @@ def _array(path: Path) -> np.ndarray:
 
 
 def write_report(args: argparse.Namespace, answers: Any, ids: set[str]) -> int:
-    """Tables and curves of what was answered of these questions, in `--out`; printed, too."""
-    from luvc.evaluation.report import curve, kinds_table, table
+    """Tables and charts of what was answered of these questions, in `--out`; printed, too."""
+    from luvc.evaluation.charts import chart, row_chart
+    from luvc.evaluation.report import kinds_table, table, texts_table
+    from luvc.evaluation.rivals import duels, in_words
     from luvc.evaluation.summary import as_report, summarise
 
     similarity = None
@@ -183,21 +217,27 @@ def write_report(args: argparse.Namespace, answers: Any, ids: set[str]) -> int:
         similarity = sentence_similarity()
         if similarity is None:
             _say(f"similarity of texts: not measured ({INSTALL_HINT})")
-    figures = summarise([row for row in answers.rows if row["question_id"] in ids], similarity)
-    facts = {"study": answers.identity, "machine": _machine(args)}
+    rows = [row for row in answers.rows if row["question_id"] in ids]
+    figures = summarise(rows, similarity)
+    against = duels(figures, rows)
+    facts = {"study": answers.identity, "machine": _machine(args), "against_rivals": [asdict(duel) for duel in against]}
     report = json.dumps(as_report(figures, facts), indent=1) + "\n"
-    tables = f"{table(figures)}\n\n{kinds_table(figures)}\n"
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name, text in (
-        ("evaluate.json", report),
-        ("tables.md", tables),
-        ("accuracy_wall_clock.svg", curve(figures, "wall")),
-        ("accuracy_tokens.svg", curve(figures, "tokens")),
-    ):
-        (args.out / name).write_text(text, encoding="utf-8")
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(report, encoding="utf-8")
+    parts = [table(figures), kinds_table(figures), texts_table(figures), in_words(against)]
+    tables = "\n\n".join(part for part in parts if part) + "\n"
+    written = {
+        args.out / "evaluate.json": report,
+        args.out / "tables.md": tables,
+        args.out / "curves.svg": chart(figures),
+        args.out / "settings.svg": row_chart(figures),
+    }
+    if args.results:
+        written |= {
+            args.results.with_name(args.results.name + ending): text
+            for ending, text in ((".json", report), (".md", tables), (".svg", chart(figures)))
+        }
+    for path, text in written.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
     print(tables)  # noqa: T201 - a command line speaks
     failed = sum(item.errors for item in figures)
     if failed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,11 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "visual_tokens": ("int", "visual tokens of the video without compression"),
     "merged_tokens": ("int", "visual tokens that entered the language model"),
     "mean_layer_tokens": ("float", "visual tokens in the mean of its layers"),
-    "encode_s": ("float", "engine seconds of this question in the encoder: its part of the video's"),
+    "encode_s": ("float", "seconds of this question in the encoder: its part of the video's, whoever shared it"),
     "prefill_s": ("float", "the same in the prefill"),
     "decode_s": ("float", "the same in decoding"),
     "block": ("int", "videos that were answered together by each setting in turn"),
-    "block_wall_s": ("float", "seconds this setting took for all questions of the block; frames were decoded before"),
+    "block_wall_s": ("float", "seconds this setting took for the block, encoder included; frames were decoded before"),
 }  # fmt: skip
 
 
@@ -51,16 +52,18 @@ class Answers:
     Args:
         path: ends in .parquet or .jsonl.
         identity: what must be the same to go on with the file: model, question file, frames, limits.
+        every_s: seconds between two writings; the file is written whole each time.
 
     Raises:
         ConfigError: the file belongs to another study, is of no known ending, or pyarrow is missing.
     """
 
-    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, path: Path, identity: dict[str, Any], every_s: float = 20.0) -> None:
         if path.suffix not in (".parquet", ".jsonl"):
             raise ConfigError(f"answers: {path} should end in .parquet or .jsonl")
-        self.path, self.identity = path, identity
+        self.path, self.identity, self._every_s = path, identity, every_s
         self.rows: list[Row] = []
+        self._written_s = time.monotonic()
         if path.is_file():
             found, self.rows = _read(path)
             differing = sorted(key for key in found.keys() | identity.keys() if found.get(key) != identity.get(key))
@@ -81,15 +84,23 @@ class Answers:
         return {row["setting"]: row["compression"] for row in self.rows}
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Append rows and write the file."""
+        """Append rows; the file is written when its time has come, so call `write` in the end."""
         for row in rows:
             if row.keys() != COLUMNS.keys():
                 raise ValueError(f"columns differ: {sorted(row.keys() ^ COLUMNS.keys())}")
         self.rows.extend(rows)
+        if time.monotonic() - self._written_s >= self._every_s:
+            self.write()
+
+    def write(self) -> None:
+        """Write the file: all rows so far."""
+        if not self.rows:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         aside = self.path.with_name(self.path.name + ".part")
         _write(aside, self.path.suffix, self.identity, self.rows)
         os.replace(aside, self.path)
+        self._written_s = time.monotonic()
 
 
 def _arrow() -> Any:

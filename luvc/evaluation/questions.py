@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ class Question:
 
 
 def read_questions(path: Path, limit: int | None = None) -> list[Question]:
-    """The questions of a file, in its order; with a limit, those of the first whole videos that reach it.
+    """The questions of a file, in its order; with a limit, a balanced part of them (`balanced_videos`).
 
     Raises:
         ConfigError: the file cannot be read, or a line of it is not a question.
@@ -70,20 +71,32 @@ def read_questions(path: Path, limit: int | None = None) -> list[Question]:
             questions[question.id] = question
     if not questions:
         raise ConfigError(f"questions: {path} has no question")
-    return first_videos(list(questions.values()), limit)
+    return balanced_videos(list(questions.values()), limit)
 
 
-def first_videos(questions: Sequence[Question], limit: int | None) -> list[Question]:
-    """All questions of the first videos that together have at least `limit`."""
-    kept: dict[str, None] = {}
-    count = 0
-    for question in questions:
-        if question.video not in kept:
-            if limit is not None and count >= limit:
-                continue
-            kept[question.video] = None
-        count += 1
-    return [question for question in questions if question.video in kept]
+def balanced_videos(questions: Sequence[Question], limit: int | None) -> list[Question]:
+    """All questions of as many videos as together have at least `limit`, equally many of each kind and group.
+
+    Videos are taken one by one: always the one whose kinds (by group) have been asked least so far, the first in the
+    file of those that are level. Nothing is drawn, so a smaller limit gives the beginning of a larger one.
+    """
+    videos = by_video(questions)
+    if limit is None or limit >= len(questions):
+        return list(questions)
+    cells = {video: Counter((each.group, each.kind) for each in asked) for video, asked in videos.items()}
+    asked_of: Counter[tuple[str, str]] = Counter()
+    taken: list[Question] = []
+
+    def crowding(video: str) -> float:
+        """Mean rise, by question, of the sum of squared counts: smallest where counts are small."""
+        added = sum(count * (2 * asked_of[cell] + count) for cell, count in cells[video].items())
+        return added / cells[video].total()
+
+    while len(taken) < limit:
+        chosen = min(cells, key=crowding)
+        asked_of.update(cells.pop(chosen))
+        taken.extend(videos[chosen])
+    return taken
 
 
 def _question(line: str, where: str) -> Question:

@@ -1,7 +1,9 @@
 """Asks every question with every setting, in one process and with one copy of the weights.
 
 Videos are taken in blocks, and each block is answered by all settings in turn before the next one starts: frames are
-decoded once and dropped again, and times are comparable although machines are not equally fast all day.
+decoded once and dropped again, and times are comparable although machines are not equally fast all day. Settings that
+do the same in front of the language model share one encoding of a clip; each is charged the seconds it took, as if it
+had encoded alone. Questions about one clip share its prefix (`luvc.packing`).
 Knows nothing of video files: a function gives the frames.
 """
 
@@ -10,15 +12,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
 
+from luvc.compression import Compression
+from luvc.encoder import Encoder
 from luvc.engine import Engine
-from luvc.errors import ConfigError
+from luvc.errors import ConfigError, LuvcError
 from luvc.evaluation.answers import Answers, Row
 from luvc.evaluation.questions import Question, by_video, parse_answer
 from luvc.evaluation.settings import Setting
-from luvc.types import Clip, Completion, Request
+from luvc.types import Clip, Completion, Request, drive
 
 LoadClip = Callable[[str], Clip]
 
@@ -37,15 +41,36 @@ class Limits:
 
 
 class _Asked(NamedTuple):
-    """A request and the questions that its prompts are."""
+    """A request, the questions that its prompts are, and how many are asked about its video in all."""
 
     request: Request
     questions: list[Question]
+    about_video: int
+
+
+class _Seen(NamedTuple):
+    """A clip behind the encoder, what that took, and why it could not be encoded."""
+
+    clip: Clip
+    encode_s: float
+    error: LuvcError | None
+
+
+class _Turn(NamedTuple):
+    """What one setting did with one block: what is measured."""
+
+    completions: dict[str, Completion]
+    wall_s: float
 
 
 def with_setting(engine: Engine, setting: Setting) -> Engine:
     """Another engine around the same weights."""
     return Engine(engine.runtime, setting.compression, engine.budgets, tuple(engine.eos_ids), engine.backend.name)
+
+
+def encoder_part(compression: Compression) -> Compression:
+    """What of a compression happens in front of the language model; settings that agree in it share encodings."""
+    return Compression("encoder", merge=compression.merge, resize=compression.resize)
 
 
 def ask(
@@ -77,38 +102,82 @@ def ask(
                 f"{answers.path}: answers of {setting.name!r} are of another compression",
                 "name another output folder, or remove the file",
             )
-    engines = {setting.name: with_setting(engine, setting) for setting in settings}
+    groups: dict[Compression, list[Setting]] = {}
+    for setting in settings:
+        engine.runtime.check(setting.compression)
+        groups.setdefault(encoder_part(setting.compression), []).append(setting)
     done = {setting.name: answers.done(setting.name) for setting in settings}
     videos = by_video(questions)
     blocks = list(_blocks(videos, limits.block_videos))
     warm = False
-    for number, block in enumerate(blocks):
-        clips: dict[str, Clip] = {}
-        turn = number % len(settings)  # no setting always goes first
-        for setting in (*settings[turn:], *settings[:turn]):
-            left = {
-                video: [question for question in videos[video] if question.id not in done[setting.name]]
-                for video in block
-            }
-            left = {video: asked for video, asked in left.items() if asked}
-            if not left:
-                continue
-            for video in left:
-                if video not in clips:
-                    clips[video] = load_clip(video)
-            requests = _requests(engine, left, clips, limits)
-            if not warm:  # first calls compile, allocate and page in
-                list(engines[setting.name].generate([requests[0].request]))
-                warm = True
-            started = time.perf_counter()
-            completed = {each.id: each for each in engines[setting.name].generate([part.request for part in requests])}
-            wall_s = time.perf_counter() - started
-            answers.add(
-                [row for part in requests for row in _rows(part, completed[part.request.id], setting, number, wall_s)]
-            )
-            done[setting.name] |= {question.id for asked in left.values() for question in asked}
-        asked_now = sum(len(videos[video]) for video in block)
-        say(f"block {number + 1} of {len(blocks)}: {len(block)} videos, {asked_now} questions")
+    started = time.perf_counter()
+    try:
+        for number, block in enumerate(blocks):
+            clips: dict[str, Clip] = {}
+            asked_now = 0
+            for part, members in _turned(list(groups.items()), number):  # nobody always goes first
+                left = {setting.name: _left(videos, block, done[setting.name]) for setting in members}
+                needed = [video for video in block if any(video in asked for asked in left.values())]
+                if not needed:
+                    continue
+                for video in needed:
+                    if video not in clips:
+                        clips[video] = load_clip(video)
+                if not warm:  # first calls compile, allocate and page in
+                    _encode(engine, part, {needed[0]: clips[needed[0]]})
+                seen = _encode(engine, part, {video: clips[video] for video in needed})
+                for setting in _turned(members, number):
+                    if not left[setting.name]:
+                        continue
+                    parts = _requests(engine, left[setting.name], seen, limits)
+                    turn = _answer(with_setting(engine, setting), parts, seen, warm)
+                    warm = True
+                    answers.add([row for asked in parts for row in _rows(asked, turn, setting, number, seen)])
+                    done[setting.name] |= {question.id for asked in left[setting.name].values() for question in asked}
+                    asked_now += sum(len(asked) for asked in left[setting.name].values())
+            minutes = (time.perf_counter() - started) / 60
+            say(f"block {number + 1} of {len(blocks)}: {len(block)} videos, {asked_now} answers, {minutes:.1f} min")
+    finally:
+        answers.write()
+
+
+_Item = TypeVar("_Item")
+
+
+def _turned(items: Sequence[_Item], number: int) -> Sequence[_Item]:
+    turn = number % len(items)
+    return [*items[turn:], *items[:turn]]
+
+
+def _left(videos: Mapping[str, Sequence[Question]], block: Sequence[str], done: set[str]) -> dict[str, list[Question]]:
+    left = {video: [question for question in videos[video] if question.id not in done] for video in block}
+    return {video: asked for video, asked in left.items() if asked}
+
+
+def _encode(engine: Engine, part: Compression, clips: Mapping[str, Clip]) -> dict[str, _Seen]:
+    """Every clip behind the encoder, by video. One that fails keeps its error."""
+    encoder = Encoder(engine.runtime, part, engine.budgets.encode_tokens, engine.backend.name)
+    seen = {}
+    for done in drive(encoder, (Request(video, (), clips=[clip]) for video, clip in clips.items())):
+        clip = clips[done.id]
+        if done.error is None:
+            clip = replace(clip, frames=None, encoded=done.encoded[0])
+        seen[done.id] = _Seen(clip, done.times.encode_s, done.error)
+    return seen
+
+
+def _answer(engine: Engine, parts: Sequence[_Asked], seen: Mapping[str, _Seen], warm: bool) -> _Turn:
+    """Answers of one setting to one block, and the seconds they would have taken it alone: engine and encoder."""
+    requests = [asked.request for asked in parts if seen[asked.questions[0].video].error is None]
+    if engine.graphs is not None:  # steps are captured in the first use of their size, which a long run does not notice
+        list(engine.generate(requests))
+    elif not warm:
+        list(engine.generate(requests[:1]))
+    started = time.perf_counter()
+    completions = {each.id: each for each in engine.generate(requests)}
+    wall_s = time.perf_counter() - started
+    videos = {asked.questions[0].video for asked in parts}
+    return _Turn(completions, wall_s + sum(seen[video].encode_s for video in videos))
 
 
 def _blocks(videos: Mapping[str, Sequence[Question]], size: int) -> Iterator[list[str]]:
@@ -117,7 +186,7 @@ def _blocks(videos: Mapping[str, Sequence[Question]], size: int) -> Iterator[lis
 
 
 def _requests(
-    engine: Engine, left: Mapping[str, Sequence[Question]], clips: Mapping[str, Clip], limits: Limits
+    engine: Engine, left: Mapping[str, Sequence[Question]], seen: Mapping[str, _Seen], limits: Limits
 ) -> list[_Asked]:
     """One request per video for its choices, and one for its free texts, which are longer."""
     requests = []
@@ -128,7 +197,8 @@ def _requests(
                 longest = max(_choice_tokens(engine, part)) + 2 if scored else limits.text_tokens
                 prompts = [question.prompt for question in part]
                 name = f"{video} {'choices' if scored else 'texts'}"
-                requests.append(_Asked(Request(name, prompts, clips=[clips[video]], max_new_tokens=longest), part))
+                request = Request(name, prompts, clips=[seen[video].clip], max_new_tokens=longest)
+                requests.append(_Asked(request, part, len(asked)))
     return requests
 
 
@@ -139,7 +209,9 @@ def _choice_tokens(engine: Engine, questions: Sequence[Question]) -> Iterator[in
             yield len(tokenizer(choice, add_special_tokens=False)["input_ids"])
 
 
-def _rows(part: _Asked, completion: Completion, setting: Setting, block: int, wall_s: float) -> Iterator[Row]:
+def _rows(part: _Asked, turn: _Turn, setting: Setting, block: int, seen: Mapping[str, _Seen]) -> Iterator[Row]:
+    video = seen[part.questions[0].video]
+    completion = turn.completions.get(part.request.id, Completion(part.request.id, error=video.error))
     shares, tokens, times = len(part.questions), completion.tokens, completion.times
     for index, question in enumerate(part.questions):
         answer = None if completion.error else completion.answers[index]
@@ -165,11 +237,11 @@ def _rows(part: _Asked, completion: Completion, setting: Setting, block: int, wa
             "visual_tokens": tokens.visual,
             "merged_tokens": tokens.merged,
             "mean_layer_tokens": float(tokens.mean_by_layer),
-            "encode_s": times.encode_s / shares,
+            "encode_s": video.encode_s / part.about_video,
             "prefill_s": times.prefill_s / shares,
             "decode_s": times.decode_s / shares,
             "block": block,
-            "block_wall_s": wall_s,
+            "block_wall_s": turn.wall_s,
         }
 
 

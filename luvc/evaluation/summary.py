@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any
@@ -52,6 +52,8 @@ class Figures:
         loss_by_kind: the same for each kind, interval by Newcombe.
         p_value: McNemar's exact test against the uncompressed run.
         changed: share of all answers whose text is another than the uncompressed run's.
+        texts: free texts among the questions.
+        text_tokens: their mean length.
         text_agreement: of free texts, tokens in common and in order with the uncompressed run's (ROUGE-L's F).
         text_similarity: cosine of sentence embeddings of the same; None when not measured.
         reference_similarity: cosine to the nearest reference; None when not measured.
@@ -73,6 +75,8 @@ class Figures:
     loss_by_kind: dict[str, tuple[float, Interval]]
     p_value: float
     changed: float
+    texts: int
+    text_tokens: float
     text_agreement: float | None
     text_similarity: float | None
     reference_similarity: float | None
@@ -89,9 +93,47 @@ class Figures:
         return self.mean_layer_tokens / self.visual_tokens if self.visual_tokens else 1.0
 
     @property
+    def time(self) -> float:
+        """Seconds, as a share of the uncompressed run's."""
+        return 1 / self.speedup
+
+    @property
     def worst_kind(self) -> tuple[str, Share]:
         """The kind with the lowest accuracy."""
         return min(self.by_kind.items(), key=lambda item: (item[1].value, item[0]))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two settings on the same questions.
+
+    Attributes:
+        difference: accuracy of the first minus that of the second.
+        interval: of it, 95 %: the wider of Newcombe's and of the bootstrap over videos.
+        p_value: McNemar's exact test.
+    """
+
+    difference: float
+    interval: Interval
+    p_value: float
+
+
+def by_name(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
+    """Answers by setting and question."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        found.setdefault(row["setting"], {})[row["question_id"]] = row
+    return found
+
+
+def paired(first: Mapping[str, Row], second: Mapping[str, Row]) -> Comparison:
+    """Compare two settings on the scored questions that both have."""
+    scored = [(one, second[key]) for key, one in first.items() if key in second and one["correct"] is not None]
+    pairs = _pairs(scored)
+    one, other = ([bool(row["correct"]) for row in side] for side in zip(*scored, strict=True))
+    by_video = statistics.clustered(one, other, [row["video"] for row, _ in scored])
+    interval = statistics.wider(statistics.newcombe(pairs), by_video)
+    return Comparison(pairs.difference, interval, statistics.mcnemar(pairs))
 
 
 def summarise(rows: Sequence[Row], similarity: Similarity | None = None) -> list[Figures]:
@@ -100,9 +142,7 @@ def summarise(rows: Sequence[Row], similarity: Similarity | None = None) -> list
     Raises:
         ConfigError: there is no uncompressed run, or nothing with choices in it.
     """
-    by_setting: dict[str, dict[str, Row]] = {}
-    for row in rows:
-        by_setting.setdefault(row["setting"], {})[row["question_id"]] = row
+    by_setting = by_name(rows)
     off = by_setting.get(OFF)
     if not off or all(row["correct"] is None for row in off.values()):
         raise ConfigError("evaluate: there are no scored answers of the uncompressed run to compare with")
@@ -122,10 +162,7 @@ def _figures(name: str, own: Mapping[str, Row], off: Mapping[str, Row], similari
             groups.setdefault(pair[1][column], []).append(pair)
         return dict(sorted(groups.items()))
 
-    pairs = _pairs(scored)
-    before, after = ([bool(row["correct"]) for row in side] for side in zip(*scored, strict=True))
-    by_video = statistics.clustered(before, after, [one["video"] for one, _ in scored])
-    interval = statistics.wider(statistics.newcombe(pairs), by_video)
+    comparison = paired(off, own)
     videos = list({row["video"]: row for row in mine}.values())
     wall_s, off_wall_s = _walls(mine), _walls(theirs)
     shared = [block for block in wall_s if block in off_wall_s]
@@ -137,13 +174,15 @@ def _figures(name: str, own: Mapping[str, Row], off: Mapping[str, Row], similari
         by_group={kind: _share(group) for kind, group in part("group").items()},
         unparsed=fmean(other["choice"] is None for _, other in scored),
         errors=sum(bool(row["error"]) for row in mine),
-        loss=pairs.difference,
-        loss_interval=interval,
+        loss=comparison.difference,
+        loss_interval=comparison.interval,
         loss_by_kind={
             kind: (_pairs(group).difference, statistics.newcombe(_pairs(group))) for kind, group in part("kind").items()
         },
-        p_value=statistics.mcnemar(pairs),
+        p_value=comparison.p_value,
         changed=fmean(one["text"] != other["text"] for one, other in zip(theirs, mine, strict=True)),
+        texts=len(free),
+        text_tokens=fmean(len(other["token_ids"]) for _, other in free) if free else 0.0,
         text_agreement=(
             fmean(statistics.agreement(one["token_ids"], other["token_ids"]) for one, other in free) if free else None
         ),
@@ -206,6 +245,7 @@ def as_report(figures: Sequence[Figures], facts: Mapping[str, Any]) -> dict[str,
                 for kind, (loss, interval) in item.loss_by_kind.items()
             },
             "by_group": {group: round(share.value, 4) for group, share in item.by_group.items()},
+            "text_tokens": round(item.text_tokens, 1),
             "text_agreement": _rounded(item.text_agreement),
             "text_similarity": _rounded(item.text_similarity),
             "reference_similarity": _rounded(item.reference_similarity),
@@ -222,6 +262,7 @@ def as_report(figures: Sequence[Figures], facts: Mapping[str, Any]) -> dict[str,
     worst, share = off.worst_kind
     return {
         "questions": off.overall.total,
+        "texts": off.texts,
         "by_kind_questions": {kind: part.total for kind, part in off.by_kind.items()},
         "uncompressed": {
             "overall": round(off.overall.value, 4),

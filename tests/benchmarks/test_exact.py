@@ -278,8 +278,8 @@ def test_built_files_are_videos_with_their_questions(material, tmp_path, monkeyp
     build.main()
     assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "clips").iterdir()}, "kept"
 
-    family = SimpleNamespace(frame_size=lambda shape, height, width, frames: (96, 96))
-    monkeypatch.setattr("luvc.families.FAMILIES", {"any": family})
+    family = SimpleNamespace(frame_size=lambda shape, height, width, frames, limit: (96, 96))
+    monkeypatch.setattr("pipeline.frames.FAMILIES", {"any": family})
     load = clip_loader(tmp_path, SimpleNamespace(family="any"), frames=8)
     assert ModelShape
     scene = build.test_scene(material, 0)[1]

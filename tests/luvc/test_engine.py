@@ -18,6 +18,7 @@ from luvc.errors import ConfigError, OutOfMemory, PromptTooLong, RequestError
 from luvc.methods.candidates import Candidates
 from luvc.methods.select import select
 from luvc.types import EngineLoad
+from luvc.work import packed_tokens
 from tests.luvc import tiny as tiny_internvl
 from tests.luvc import tiny_qwen
 
@@ -250,7 +251,7 @@ def test_load_says_what_is_held_and_what_the_last_step_prefilled(tiny):
     engine.step()
     load = engine.load()
     assert (load.running, load.waiting) == (2, 0)
-    assert load.prefill_tokens == sum(sequence.prefill_tokens for sequence in engine._running)
+    assert load.prefill_tokens == packed_tokens(engine._running)
     assert 0 < load.kv_bytes == engine.cache.allocated_bytes <= load.kv_limit_bytes
     engine.step()
     assert engine.load().prefill_tokens == 0

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import luvc
 from luvc.errors import ConfigError
 from luvc.evaluation import statistics
 from luvc.evaluation.answers import Answers, read_answers
-from luvc.evaluation.questions import Question, first_videos, parse_answer, read_questions
-from luvc.evaluation.report import curve, kinds_table, table
-from luvc.evaluation.settings import parse_setting, parse_settings
+from luvc.evaluation.questions import Question, balanced_videos, parse_answer, read_questions
+from luvc.evaluation.settings import Place, listed, parse_setting, parse_settings
 from luvc.evaluation.statistics import Pairs
-from luvc.evaluation.study import Limits, ask
-from luvc.evaluation.summary import as_report, summarise
+from luvc.evaluation.study import Limits, ask, encoder_part, with_setting
+from luvc.shapes import Grid
 from luvc.types import Clip
 from pipeline import children
 from tests.luvc import tiny
@@ -138,34 +142,60 @@ def test_a_question_file_that_is_none(tmp_path):
         read_questions(tmp_path / "q.jsonl")
 
 
-def test_a_limit_takes_whole_videos():
-    questions = [Question(str(index), f"v{index // 3}", "?") for index in range(9)]
-    assert [question.id for question in first_videos(questions, 4)] == list("012345")
-    assert len(first_videos(questions, None)) == 9
+def test_a_limit_takes_whole_videos_equally_of_each_kind_and_group():
+    questions = []
+    for index in range(60):  # most clips are of one sort, the rare ones stand last
+        group, kinds = ("seen", ("name", "count")) if index < 45 else ("held_out", ("name", "read", "count"))
+        questions += [Question(f"{index}-{kind}", f"v{index}", "?", kind=kind, group=group) for kind in kinds]
+    part = balanced_videos(questions, 40)
+    assert 40 <= len(part) < 43
+    counts = Counter((question.group, question.kind) for question in part)
+    assert max(counts.values()) - min(counts.values()) <= 1
+    asked = {question.video for question in part}
+    assert sorted(part, key=questions.index) == [question for question in questions if question.video in asked]
+    more = balanced_videos(questions, 80)
+    assert more[: len(part)] == part, "a larger limit goes on where a smaller one ended"
+    assert balanced_videos(questions, None) == questions
+    assert balanced_videos(questions, 1000) == questions
 
 
-def test_settings_by_name_ratio_and_mapping():
+def test_settings_by_name_share_and_mapping():
     assert parse_setting("balanced").compression.name == "balanced"
     assert parse_setting("resize@0.25").compression.resize == 0.25
     assert parse_setting("tome@0.5").compression.merge.method == "tome"
-    (stage,) = parse_setting("random@0.1").compression.prune.stages
-    assert (stage.depth, stage.keep) == (0.0, 0.1)
     assert [setting.name for setting in parse_settings(["fast", "off"])] == ["off", "fast"]
     named = parse_setting({"name": "late", "merge": {"keep": 0.25, "first": 0.5, "last": 0.9}})
     assert named.name == "late"
-    for bad in ("oim@x", "oin@0.5", "resize@2", "nearest", {"resize": 0.5}):
+    for bad in ("oim@x", "oin@0.5", "resize@2", "luvc@0", "nearest", {"resize": 0.5}):
         with pytest.raises(ConfigError):
             parse_setting(bad)
     with pytest.raises(ConfigError, match="twice"):
         parse_settings(["fast", "fast"])
 
 
+def test_a_file_of_settings_lists_and_multiplies():
+    values = {"settings": ["paper"], "grid": {"methods": ["oim", "luvc"], "shares": [0.5, 0.1]}}
+    assert listed(values, "x.yaml") == ["paper", "oim@0.5", "oim@0.1", "luvc@0.5", "luvc@0.1"]
+    for bad in ([], {"setings": []}, {"settings": "paper"}, {"grid": ["oim"]}, {"grid": {"methods": [], "keeps": []}}):
+        with pytest.raises(ConfigError, match=r"x\.yaml"):
+            listed(bad, "x.yaml")
+
+
+@pytest.mark.parametrize("name", ["grid", "ablations"])
+def test_the_studys_settings_can_be_read_and_differ(name):
+    text = (Path(__file__).parents[2] / "benchmarks" / "settings" / f"{name}.yaml").read_text(encoding="utf-8")
+    settings = parse_settings(listed(yaml.safe_load(text), name), Place(30, Grid(8, 8, 8)))
+    found = [replace(setting.compression, name="") for setting in settings]
+    assert all(found.count(compression) == 1 for compression in found)
+    assert len(found) > 35
+
+
 # A study -----------------------------------------------------------------------------------------
 
 
-def small_study() -> tuple[list[Question], dict[str, Clip]]:
+def small_study(videos: int = 5) -> tuple[list[Question], dict[str, Clip]]:
     rng = np.random.default_rng(3)
-    clips = {f"v{index}": Clip(rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)) for index in range(5)}
+    clips = {f"v{index}": Clip(rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)) for index in range(videos)}
     questions = []
     for video in clips:
         for number, kind in enumerate(("colour", "motion")):
@@ -217,74 +247,97 @@ def test_a_study_stops_goes_on_and_repeats_nothing(file):
         ask(engine, questions, again, load, Answers(file, {"model": "tiny"}), limits)
 
 
-def test_a_studys_answers_are_the_engines(tmp_path):
+#: Every method, and what shares an encoding with what: a name twice where only the language model differs.
+SHARED = [
+    *("balanced", "fast", "oim@0.25", "tome@0.25", "resize@0.25", "luvc@0.25", "spu-ramp@0.5", "spu-stages@0.25"),
+    *("random@0.25", "uniform-ramp@0.25", "key_norm@0.5", "adjacent_frames@0.25"),
+    {"name": "compact", "preset": "balanced", "merge": {"positions": "compact"}},
+    {"name": "other pruner", "preset": "balanced", "prune": {"method": "random"}},
+]
+
+
+def test_shared_work_gives_the_answers_of_runs_of_their_own(tmp_path):
+    questions, clips = small_study(3)
+    engine = luvc.load(tiny.model(), "off", processor=tiny.tokenizer())
+    settings = parse_settings(SHARED, Place(4, Grid(2, 4, 4)))
+    encoded: list[int] = []
+    through = engine.runtime.encode
+    engine.runtime.encode = lambda frames, plans, tokens: encoded.append(len(frames)) or through(frames, plans, tokens)
+    answers = Answers(tmp_path / "a.jsonl", {})
+    ask(engine, questions, settings, clips.__getitem__, answers, Limits(2, 4))
+    groups = {encoder_part(setting.compression) for setting in settings}
+    assert len(groups) == len(settings) - 7, "off and six pruners; balanced and the one with another pruner"
+    assert sum(encoded) == len(clips) * len(groups) + 1, "each clip once for each group, and once to warm up"
+
+    engine.runtime.encode = through
+    rows = {(row["setting"], row["question_id"]): row for row in answers.rows}
+    assert len(rows) == len(questions) * len(settings)
+    for setting in settings:
+        alone = with_setting(engine, setting)
+        requests = [
+            luvc.Request(
+                question.id,
+                [question.prompt],
+                clips=[clips[question.video]],
+                max_new_tokens=len("green") + 2 if question.scored else 4,
+            )
+            for question in questions
+        ]
+        for done in alone.generate(requests):
+            row = rows[setting.name, done.id]
+            assert tuple(row["token_ids"]) == done.answers[0].token_ids, (setting.name, done.id)
+            assert (row["merged_tokens"], row["mean_layer_tokens"]) == (done.tokens.merged, done.tokens.mean_by_layer)
+            assert row["correct"] == (row["choice"] == "green" if row["answer"] else None)
+
+
+def test_every_setting_is_charged_its_encoder(tmp_path):
     questions, clips = small_study()
     engine = luvc.load(tiny.model(), "off", processor=tiny.tokenizer())
+    through = engine.runtime.encode
+
+    def slow(*args):
+        time.sleep(0.02)
+        return through(*args)
+
+    engine.runtime.encode = slow
     answers = Answers(tmp_path / "a.jsonl", {})
-    ask(engine, questions, parse_settings([]), clips.__getitem__, answers, Limits(3, 4))
+    ask(engine, questions, parse_settings(["spu@0.5", "random@0.5"]), clips.__getitem__, answers, Limits(5, 4))
+    totals = {}
     for row in answers.rows:
-        longest = 4 if row["kind"] == "caption" else len("green") + 2
-        clip = [clips[row["video"]]]
-        (done,) = engine.generate([luvc.Request("x", [row["prompt"]], clips=clip, max_new_tokens=longest)])
-        assert row["text"] == done.answers[0].text
-        assert tuple(row["token_ids"]) == done.answers[0].token_ids
-        assert row["correct"] == (None if row["kind"] == "caption" else row["choice"] == "green")
+        totals[row["setting"]] = totals.get(row["setting"], 0.0) + row["encode_s"]
+        assert row["block_wall_s"] >= 0.02
+    assert totals["off"] >= 0.02
+    assert totals["spu@0.5"] == pytest.approx(totals["off"])
+    assert totals["random@0.5"] == pytest.approx(totals["off"])
+    for name, total in totals.items():
+        (wall_s,) = {row["block_wall_s"] for row in answers.rows if row["setting"] == name}
+        mine = [row for row in answers.rows if row["setting"] == name]
+        assert wall_s >= total + sum(row["prefill_s"] + row["decode_s"] for row in mine)
 
 
-# Figures -----------------------------------------------------------------------------------------
-
-
-def rows_of(setting: str, right: list[bool], seconds: float, tokens: int) -> list[dict]:
-    rows = []
-    for index, correct in enumerate(right):
-        rows.append(
-            {
-                "question_id": f"q{index}", "video": f"v{index // 2}", "kind": ("name", "motion")[index % 2],
-                "group": "all", "setting": setting, "compression": "{}", "prompt": "?", "answer": "x",
-                "references": [], "text": "x" if correct else "no", "choice": "x" if correct else None,
-                "correct": correct, "finish_reason": "stop", "error": "", "token_ids": [1], "prompt_tokens": 3,
-                "visual_tokens": 64, "merged_tokens": tokens, "mean_layer_tokens": tokens / 2, "encode_s": 0.1,
-                "prefill_s": 0.1, "decode_s": 0.1, "block": index // 4, "block_wall_s": seconds,
-            }
-        )  # fmt: skip
-    return rows
-
-
-def test_figures_of_a_comparison():
-    off = [True] * 12 + [False] * 8
-    less = [True] * 10 + [False] * 9 + [True]
-    figures = summarise(rows_of("off", off, 2.0, 64) + rows_of("fast", less, 0.5, 16))
-    base, fast = figures
-    assert (base.overall.value, fast.overall.value) == (0.6, 0.55)
-    assert fast.loss == pytest.approx(0.05)
-    assert fast.loss_interval[0] < 0.05 < fast.loss_interval[1]
-    assert fast.p_value == 1.0  # 2 against 1
-    assert fast.changed == pytest.approx(3 / 20)
-    assert fast.speedup == pytest.approx(4.0)
-    assert fast.keep == pytest.approx(8 / 64)
-    assert fast.unparsed == pytest.approx(9 / 20)
-    assert base.worst_kind[0] == "motion" or base.by_kind["name"].value < base.by_kind["motion"].value
-    report = as_report(figures, {"machine": "here"})
-    assert report["questions"] == 20
-    assert report["uncompressed"]["overall"] == 0.6
-    assert {"keep", "accuracy", "loss_points_upper95", "speedup"} <= report["presets"]["fast"].keys()
-    assert report["rivals"] == {}
-    json.dumps(report)
-    assert "| fast | 16, 8 | 55.0% | 91.7% | +5.0 (" in table(figures)
-    assert kinds_table(figures).count("\n") == 3
-    for against in ("wall", "tokens"):
-        drawing = curve(figures, against)
-        assert drawing.startswith("<svg")
-        assert drawing.count("<circle") == 2
-
-
-def test_nothing_to_compare_with_is_an_error():
-    with pytest.raises(ConfigError, match="uncompressed"):
-        summarise(rows_of("fast", [True], 1.0, 4))
+def test_a_clip_that_cannot_be_encoded_costs_only_its_questions(tmp_path):
+    questions, clips = small_study()
+    clips["v1"] = Clip(np.zeros((2, 32, 32), np.uint8))
+    engine = luvc.load(tiny.model(), "off", processor=tiny.tokenizer())
+    answers = Answers(tmp_path / "a.jsonl", {})
+    ask(engine, questions, parse_settings(["spu@0.5"]), clips.__getitem__, answers, Limits(5, 4))
+    assert {row["video"] for row in answers.rows if row["error"]} == {"v1"}
+    assert sum(bool(row["error"]) for row in answers.rows) == 2 * 3
 
 
 def test_statistics_and_scoring_need_no_torch():
-    modules = ["statistics", "questions", "settings", "answers", "summary", "report"]
+    modules = (
+        "statistics",
+        "questions",
+        "settings",
+        "levels",
+        "answers",
+        "summary",
+        "report",
+        "rivals",
+        "charts",
+        "choice",
+    )
     code = "import sys\n" + "\n".join(f"import luvc.evaluation.{name}" for name in modules)
     done = children.run([sys.executable, "-c", code + "\nprint('torch' in sys.modules)"], check=True)
     assert done.stdout.strip() == "False"

@@ -43,9 +43,9 @@ def test_an_evaluation_writes_answers_tables_and_curves(checkpoint, questions, t
     (tmp_path / "study.yaml").write_text("settings: [{name: late, merge: {keep: 0.5, first: 0.5, last: 0.9}}]\n")
     some = ["--settings", "paper", "resize@0.25", "--text-tokens", "5", "--no-similarity"]
     assert cli.main([*base, *some, "--limit", "2"]) == 0
-    assert pq.read_table(out / "answers.parquet").num_rows == 2 * 3
+    assert pq.read_table(out / "answers.parquet").num_rows == 3 * 3, "two videos: one with one question, one with two"
 
-    everything = [*base, *some, "--config", str(tmp_path / "study.yaml"), "--json", str(tmp_path / "copy" / "e.json")]
+    everything = [*base, *some, "--config", str(tmp_path / "study.yaml"), "--results", str(tmp_path / "copy" / "e")]
     assert cli.main(everything) == 0
     table = pq.read_table(out / "answers.parquet")
     assert table.num_rows == 7 * 4
@@ -54,6 +54,9 @@ def test_an_evaluation_writes_answers_tables_and_curves(checkpoint, questions, t
     assert {row["visual_tokens"] for row in off} == {64}, "four frames of sixteen tokens, from files and arrays"
     report = json.loads((out / "evaluate.json").read_text())
     assert report == json.loads((tmp_path / "copy" / "e.json").read_text())
+    assert (out / "tables.md").read_text() == (tmp_path / "copy" / "e.md").read_text()
+    assert (out / "curves.svg").read_text() == (tmp_path / "copy" / "e.svg").read_text()
+    assert report["study"]["dtype"] in ("bfloat16", "float32")
     assert report["questions"] == 4
     assert report["presets"].keys() == {"paper"}
     assert report["rivals"].keys() == {"resize@0.25", "late"}
@@ -62,18 +65,26 @@ def test_an_evaluation_writes_answers_tables_and_curves(checkpoint, questions, t
     printed = capsys.readouterr().out
     assert "not measured" in printed
     assert (out / "tables.md").read_text() in printed
-    for name in ("accuracy_wall_clock.svg", "accuracy_tokens.svg"):
+    for name in ("curves.svg", "settings.svg"):
         assert (out / name).read_text().endswith("</svg>\n")
 
     assert cli.main([*everything, "--report-only"]) == 0
     assert capsys.readouterr().out.strip() in printed
+
+    trained = checkpoint / "generation_config.json"
+    kept = trained.read_text()
+    trained.write_text(kept + " ")
+    assert cli.main(everything) == 2, "another training of the model"
+    assert "weights" in capsys.readouterr().err
+    assert cli.main([*everything, "--report-only"]) == 0
+    trained.write_text(kept)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (["--settings", "balancd"], "did you mean 'balanced'"),
-        (["--settings", "oim@2"], "merge.keep"),
+        (["--settings", "oim@2"], "compression.resize: 2.0"),
         (["--frames", "0"], "--frames: at least 1"),
         (["--config", "absent.yaml"], "cannot read absent.yaml"),
     ],

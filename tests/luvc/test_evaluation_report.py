@@ -1,0 +1,172 @@
+"""Answers -> figures, tables, charts, the comparison with rivals, and the choice of presets."""
+
+from __future__ import annotations
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks.choose_presets import main as choose_presets
+from luvc.errors import ConfigError
+from luvc.evaluation.charts import chart, row_chart
+from luvc.evaluation.choice import choose, in_words, is_ours, settings_of
+from luvc.evaluation.report import kinds_table, table, texts_table
+from luvc.evaluation.rivals import duels
+from luvc.evaluation.rivals import in_words as duels_in_words
+from luvc.evaluation.settings import Place, parse_setting
+from luvc.evaluation.summary import as_report, summarise
+from luvc.shapes import Grid
+
+
+def rows_of(setting: str, right: list[bool], seconds: float, tokens: int) -> list[dict]:
+    rows = []
+    compression = "off" if setting == "off" else setting
+    mapping = parse_setting(compression, Place(30, Grid(1, 8, 8))).compression.as_mapping()
+    for index, correct in enumerate(right):
+        rows.append(
+            {
+                "question_id": f"q{index}", "video": f"v{index // 2}", "kind": ("name", "motion")[index % 2],
+                "group": ("seen", "held_out")[index // 2 % 2], "setting": setting, "compression": json.dumps(mapping),
+                "prompt": "?", "answer": "x", "references": [], "text": "x" if correct else "no",
+                "choice": "x" if correct else None, "correct": correct, "finish_reason": "stop", "error": "",
+                "token_ids": [1], "prompt_tokens": 3, "visual_tokens": 64, "merged_tokens": tokens,
+                "mean_layer_tokens": tokens / 2, "encode_s": 0.1, "prefill_s": 0.1, "decode_s": 0.1,
+                "block": index // 4, "block_wall_s": seconds,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def text_rows(setting: str, ids: list[int]) -> list[dict]:
+    (row,) = rows_of(setting, [True], 1.0, 4)
+    free = {"question_id": "free", "kind": "caption", "correct": None, "choice": None, "answer": ""}
+    return [{**row, **free, "references": ["a dog"], "text": " ".join(map(str, ids)), "token_ids": ids, "block": 99}]
+
+
+def share_of(right: int, total: int = 40) -> list[bool]:
+    return [index < right for index in range(total)]
+
+
+def test_figures_of_a_comparison():
+    off = [True] * 12 + [False] * 8
+    less = [True] * 10 + [False] * 9 + [True]
+    figures = summarise(rows_of("off", off, 2.0, 64) + rows_of("fast", less, 0.5, 16))
+    base, fast = figures
+    assert (base.overall.value, fast.overall.value) == (0.6, 0.55)
+    assert fast.loss == pytest.approx(0.05)
+    assert fast.loss_interval[0] < 0.05 < fast.loss_interval[1]
+    assert fast.p_value == 1.0  # 2 against 1
+    assert fast.changed == pytest.approx(3 / 20)
+    assert fast.speedup == pytest.approx(4.0)
+    assert fast.keep == pytest.approx(8 / 64)
+    assert fast.unparsed == pytest.approx(9 / 20)
+    assert base.worst_kind[0] == "motion" or base.by_kind["name"].value < base.by_kind["motion"].value
+    report = as_report(figures, {"machine": "here"})
+    assert report["questions"] == 20
+    assert report["uncompressed"]["overall"] == 0.6
+    assert {"worst_kind", "by_kind", "by_group"} <= report["uncompressed"].keys()
+    assert {"keep", "accuracy", "loss_points_upper95", "speedup"} <= report["presets"]["fast"].keys()
+    assert report["rivals"] == {}
+    json.dumps(report)
+    assert "| fast | 16, 8 | 12.5% | 55.0% | 91.7% | +5.0 (" in table(figures)
+    assert kinds_table(figures).count("\n") == 3
+    assert texts_table(figures) == ""
+
+
+def test_texts_stand_in_a_table_of_their_own():
+    rows = rows_of("off", [True] * 4, 1.0, 64) + text_rows("off", [1, 2, 3, 4])
+    rows += rows_of("fast", [True] * 4, 1.0, 64) + text_rows("fast", [1, 3])
+    figures = summarise(rows, lambda pairs: [0.5] * len(pairs))
+    assert texts_table(figures).splitlines()[0].startswith("| setting (1 texts) | tokens a text |")
+    assert "| fast | 2 | 0.67 | 0.50 | 0.50 |" in texts_table(figures)
+    assert "0.67" not in table(figures)
+    assert as_report(figures, {})["texts"] == 1
+
+
+def test_nothing_to_compare_with_is_an_error():
+    with pytest.raises(ConfigError, match="uncompressed"):
+        summarise(rows_of("fast", [True], 1.0, 4))
+
+
+def study() -> list[dict]:
+    """LUVC beside a rival that is better at a quarter, and one that is worse and slower everywhere."""
+    rows = rows_of("off", share_of(36), 10.0, 128)
+    for share, ours, better, worse in ((0.5, 36, 34, 30), (0.25, 30, 33, 20), (0.1, 28, 20, 10), (0.05, 10, 30, 5)):
+        tokens = int(128 * share)
+        rows += rows_of(f"luvc@{share}", share_of(ours), 2 + 8 * share, tokens)
+        rows += rows_of(f"resize@{share}", share_of(better), 2.2 + 7 * share, tokens)
+        rows += rows_of(f"random@{share}", share_of(worse), 6 + 8 * share, tokens)
+    return rows
+
+
+def test_where_a_rival_is_above_is_said_in_words():
+    rows = study()
+    figures = summarise(rows)
+    found = {(duel.rival, duel.share): duel for duel in duels(figures, rows)}
+    assert set(found) == {(rival, share) for rival in ("resize", "random") for share in (0.5, 0.25, 0.1)}
+    quarter = found["resize", 0.25]
+    assert quarter.points == pytest.approx(7.5)
+    assert quarter.interval[0] < 7.5 < quarter.interval[1]
+    assert quarter.times_as_fast == pytest.approx(4 / 3.95)
+    # 4.0 s lies between resize's 3.95 s (33 right) and 5.7 s (34 right).
+    assert quarter.points_at_time == pytest.approx(100 * (33 + 0.05 / 1.75 - 30) / 40)
+    assert found["random", 0.25].points_at_time is None, "never so fast"
+    text = duels_in_words(list(found.values()))
+    assert "at 25%: resize is 7.6 points higher at equal wall-clock; at equal tokens 7.5 points higher" in text
+    assert "nowhere below: random" in text
+    assert duels_in_words([]) == ""
+
+
+def test_charts_are_whole_svg_and_name_everything():
+    figures = summarise(study() + rows_of("balanced", share_of(31), 3.0, 40))
+    drawing = chart(figures)
+    root = ElementTree.fromstring(drawing)
+    texts = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"luvc", "resize", "random", "off", "balanced", "presets"} <= set(texts)
+    assert drawing.count("<polyline") == 2 * 3, "a line for each method in both panels"
+    assert "prefers-color-scheme:dark" in drawing
+    rows = row_chart(figures)
+    names = [node.text for node in ElementTree.fromstring(rows).iter("{http://www.w3.org/2000/svg}text")]
+    assert {item.name for item in figures[1:]} <= set(names)
+    one_each = summarise(rows_of("off", share_of(36), 1.0, 128) + rows_of("fast", share_of(30), 0.5, 20))
+    assert chart(one_each) == row_chart(one_each), "no curves of single settings"
+
+
+def entry(upper: float, speedup: float, setting: str) -> dict:
+    compression = parse_setting(setting).compression.as_mapping()
+    return {
+        "loss_points": upper - 1, "loss_points_upper95": upper, "speedup": speedup, "keep": 0.2,
+        "compression": compression,
+    }  # fmt: skip
+
+
+def test_a_preset_is_the_fastest_setting_within_its_limit():
+    settings = {
+        "slow": entry(0.2, 1.2, "spu@0.5"),
+        "good": entry(0.9, 1.9, "oim@0.5"),
+        "far": entry(2.9, 3.0, "luvc@0.25"),
+        "rival": entry(0.5, 4.0, "resize@0.25"),
+    }
+    assert choose(settings, 1.0).name == "rival"
+    ours = {name: each for name, each in settings.items() if is_ours(each)}
+    assert list(ours) == ["slow", "good", "far"]
+    assert choose(ours, 1.0).name == "good"
+    assert choose(ours, 3.0).name == "far"
+    none = choose(ours, 0.1)
+    assert (none.name, none.nearest) == (None, "slow")
+    line = in_words("balanced", none, ours)
+    assert line.startswith("balanced, at most 0.1 points lost: none qualifies; nearest is slow (lost -0.8 points")
+    assert choose({"idle": entry(0.0, 0.9, "spu@0.5")}, 1.0).name is None, "slower than no compression at all"
+    assert choose({}, 1.0).nearest is None
+
+
+def test_presets_are_chosen_from_a_report(tmp_path, capsys):
+    report = as_report(summarise(study()), {})
+    assert "luvc@0.5" in settings_of(report)
+    path = tmp_path / "study.json"
+    path.write_text(json.dumps(report))
+    assert choose_presets([str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "40 questions, uncompressed 90.0%, 12 settings" in printed
+    assert "of OIM and SPU: balanced, at most 1 points lost: none qualifies; nearest is luvc@0.5 (" in printed
