@@ -14,7 +14,7 @@ import pytest
 
 def pytest_unconfigure() -> None:
     """Nothing that tests left behind keeps the interpreter from ending: no thread, no child, no exit handler."""
-    faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(120, exit=True, file=sys.__stderr__)
 
 
 @pytest.fixture(scope="session", autouse=True)
