@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.config import RunConfig, parse_config
 from pipeline.run.cluster import prepare_environment
+from tests.clusters import TRIES
 from tests.pipeline.run.videos import video
 
 
@@ -24,14 +25,21 @@ def ray_address() -> Iterator[str]:
     if ray.is_initialized():  # by the other folder of tests that uses this fixture
         yield ray.get_runtime_context().gcs_address
         return
-    ray.init(
-        address="local",
-        num_cpus=4,
-        object_store_memory=300 * 1024**2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
+    for left in reversed(range(TRIES)):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=4,
+                object_store_memory=300 * 1024**2,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+            break
+        except Exception:
+            ray.shutdown()
+            if not left:
+                raise
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
 

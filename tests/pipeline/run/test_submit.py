@@ -21,13 +21,14 @@ from pipeline.run import submit as module
 from pipeline.run.cluster import ClusterError
 from pipeline.run.jobs_api import JobEnd, Jobs, dashboard_address, token
 from pipeline.run.submit import Submission, exit_code, explain, runtime_env, submit
-from tests.clusters import Head, head
+from tests import clusters
+from tests.clusters import Cluster
 from tests.pipeline.run.videos import video
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Head]:
-    with head() as started:
+def cluster() -> Iterator[Cluster]:
+    with clusters.cluster() as started:
         yield started
 
 
