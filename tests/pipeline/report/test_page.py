@@ -117,7 +117,7 @@ def test_a_page_with_a_past(tmp_path: Path) -> None:
         "20 clips of 22 chosen, picked by their ids, were also answered without compression",
         "2 clips of the quality slice could not be answered without compression: no room <b>without</b> compression.",
         "of tokens, in order (78 % to 94 %)",
-        "agree- ment",
+        "agree-ment",
     ):
         assert said in page.text, said
     assert page.count("polyline") >= 3

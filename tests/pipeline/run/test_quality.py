@@ -148,7 +148,7 @@ def test_a_reference_that_fails_costs_no_unit(bench, videos, checkpoint):
 
 
 def test_a_killed_run_goes_on_with_its_sample(bench, videos, checkpoint, ray_address, monkeypatch):
-    monkeypatch.setattr(test_killed, "PATIENCE_S", 1500.0)  # a model is loaded, twice
+    monkeypatch.setattr(test_killed, "PATIENCE_S", 600.0)  # a model is loaded
     sections = settings(checkpoint, {"units": 4}) | {"output": small_parts(bench)}
     code, text = Driver(bench, ray_address, videos, PROMPTS, point="before-rename", **sections).wait()
     assert code == -signal.SIGKILL, text
