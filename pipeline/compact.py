@@ -40,6 +40,7 @@ from pipeline.parts import (
     is_part,
     replaced_by,
 )
+from pipeline.report.format import plural
 from pipeline.run.folder import Folder
 from pipeline.run.lease import Lease
 from pipeline.storage import FileInfo
@@ -69,9 +70,9 @@ class Compacted:
 
     def __str__(self) -> str:
         if self.files[0] == self.files[1]:
-            return f"{self.kind}: {self.files[0]} files, nothing to join"
+            return f"{self.kind}: {plural(self.files[0], 'file')}, nothing to join"
         before, after = (
-            f"{count} files, {size / 1e6:.2f} MB" for count, size in zip(self.files, self.bytes, strict=True)
+            f"{plural(count, 'file')}, {size / 1e6:.2f} MB" for count, size in zip(self.files, self.bytes, strict=True)
         )
         return f"{self.kind}: {before} -> {after}"
 

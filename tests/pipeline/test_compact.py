@@ -147,7 +147,7 @@ def test_small_files_become_one_for_each_folder_and_all_reads_the_same(new_place
     done = compact(place.url, place.options)
     assert [one.kind for one in done] == ["results", "failures", "metrics"]
     assert [one.files for one in done] == [(6, 3), (1, 1), (1, 1)]
-    assert str(done[1]) == "failures: 1 files, nothing to join"
+    assert str(done[1]) == "failures: 1 file, nothing to join"
     assert {url.rsplit("/", 2)[1] for url in place.files("results")} == {"results", "dt=2026-03-01", "dt=2026-03-02"}
     assert {kind: place.rows(kind) for kind in KINDS} == before
     assert place.plain_rows("results") == 2 * (UNITS - FAILED)
