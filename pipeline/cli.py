@@ -1,4 +1,4 @@
-"""The `luvc` command: plan, run, submit, report, captions, failures, bench, evaluate, doctor.
+"""The `luvc` command: plan, run, submit, report, captions, failures, compact, bench, evaluate, doctor.
 
 Parses arguments, calls one function and turns its end into a line and an exit code: 0 all done; 3 finished, some
 units failed; 4 finished, quality below the threshold; 2 bad configuration, empty input or an output that cannot be
@@ -155,6 +155,12 @@ def _parser() -> argparse.ArgumentParser:
     with_output(failures)
     failures.add_argument("--json", action="store_true", help="one JSON object a line")
 
+    compact = command("compact", _compact, "Join small part files. Safe to kill and start again.")
+    with_output(compact)
+    compact.add_argument(
+        "--part-bytes", type=_positive, metavar="N", help="size to aim at; default: output.part_bytes, or 64 MiB"
+    )
+
     # luvc.bench has its own arguments: it also runs where nothing of the pipeline is installed.
     bench = commands.add_parser("bench", help="Time the engine against transformers.", add_help=False)
     bench.set_defaults(command=_bench, passes_on=True, debug=False)
@@ -275,12 +281,17 @@ def _dry_run(args: argparse.Namespace, config: Any) -> int:
 
 def _output(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """The output folder, and how to reach it."""
-    if args.output.endswith((".yaml", ".yml")):
-        from pipeline.config import load_config
+    output = _output_section(args)
+    return (output.path, output.storage) if output else (args.output, {})
 
-        output = load_config(args.output, args.overrides).output
-        return output.path, output.storage
-    return args.output, {}
+
+def _output_section(args: argparse.Namespace) -> Any:
+    """The `output` section, if a configuration was given and not a folder."""
+    if not args.output.endswith((".yaml", ".yml")):
+        return None
+    from pipeline.config import load_config
+
+    return load_config(args.output, args.overrides).output
 
 
 def _report(args: argparse.Namespace) -> int:
@@ -311,6 +322,17 @@ def _failures(args: argparse.Namespace) -> int:
     else:
         for line in lines(rows):
             _print(line)
+    return 0
+
+
+def _compact(args: argparse.Namespace) -> int:
+    from pipeline.compact import compact
+    from pipeline.config import OutputSettings
+
+    output = _output_section(args) or OutputSettings(path=args.output)
+    done = compact(output.path, output.storage, args.part_bytes or output.part_bytes, _say)
+    for line in [str(one) for one in done] or ["nothing to compact: no part files here"]:
+        _print(line)
     return 0
 
 

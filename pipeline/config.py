@@ -27,6 +27,9 @@ from pipeline.plan.sources import InputSource
 from pipeline.prices import PRESETS, S3_READS_1000_USD, S3_WRITES_1000_USD
 from pipeline.section import Section, StorageOptions, Url, expand_text
 
+#: Size of part files, unless `output.part_bytes` says otherwise.
+PART_BYTES = 64 * 1024**2
+
 
 class ModelSettings(Section):
     """The `model` section.
@@ -172,14 +175,17 @@ class OutputSettings(Section):
     Attributes:
         path: folder or URL; relative paths start at the current working directory.
         storage: options for fsspec; never written to any output.
-        part_bytes, part_units: a result file is closed at whichever comes first.
+        part_bytes, part_units: a part file is closed at whichever comes first. Bytes are those of the file; also what
+            `luvc compact` aims at.
+        partition: date: parts go into folders `dt=YYYY-MM-DD`, the day the run began (UTC).
         thumbnails: units shown with a picture in the report.
     """
 
     path: Url
     storage: StorageOptions = Field(default_factory=dict)
-    part_bytes: int = Field(default=64 * 1024**2, ge=1)
+    part_bytes: int = Field(default=PART_BYTES, ge=1)
     part_units: int = Field(default=512, ge=1)
+    partition: Literal["none", "date"] = "none"
     thumbnails: int = Field(default=24, ge=0)
 
 

@@ -11,7 +11,8 @@ import os
 import posixpath
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,6 +34,8 @@ BLOCK_BYTES = 1024**2
 _BLOCKS_KEPT = 16
 #: Names that an object store returns in one answer.
 LISTED_AT_ONCE = 1000
+#: Files deleted at the same time.
+REMOVERS = 16
 
 _TRANSIENT_ERRNO = {
     errno.EBUSY,
@@ -204,6 +207,25 @@ def write_atomic(url: str, data: bytes, options: Options | None = None) -> None:
         raise write_error(url, error) from error
 
 
+def remove(urls: Iterable[str], options: Options | None = None) -> None:
+    """Delete files, some at a time; one that is gone already is as good.
+
+    Raises:
+        OutputError, StorageError: see `write_atomic`; others may be deleted.
+    """
+
+    def one(url: str) -> None:
+        fs, path = filesystem(url, options)
+        try:
+            with suppress(FileNotFoundError):
+                retry(lambda: fs.rm_file(path))
+        except Exception as error:
+            raise write_error(url, error, "deleted") from error
+
+    with ThreadPoolExecutor(REMOVERS) as pool:
+        list(pool.map(one, urls))
+
+
 def check_writable(url: str, options: Options | None = None) -> None:
     """Try to write into a folder, leaving nothing behind.
 
@@ -271,12 +293,12 @@ def read_error(url: str, error: BaseException) -> LuvcError:
     return StorageError(f"{url}: cannot be read: {_reason(error)}", "try again; check the input's storage options")
 
 
-def write_error(url: str, error: BaseException) -> LuvcError:
-    """The error of our tree for a failed write of `url`."""
+def write_error(url: str, error: BaseException, done: str = "written") -> LuvcError:
+    """The error of our tree for a failed write (or what else was to be `done`) of `url`."""
     if is_transient(error):
-        return StorageError(f"{url}: cannot be written: {_reason(error)}", "the store did not answer; try again")
+        return StorageError(f"{url}: cannot be {done}: {_reason(error)}", "the store did not answer; try again")
     hint = "the disk is full" if getattr(error, "errno", None) == errno.ENOSPC else "check the path and permissions"
-    return OutputError(f"{url}: cannot be written: {_reason(error)}", hint)
+    return OutputError(f"{url}: cannot be {done}: {_reason(error)}", hint)
 
 
 def is_glob(path: str) -> bool:

@@ -6,17 +6,20 @@ figures also stand in the root. Knows nothing of Ray, and needs no run to have e
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from luvc.errors import LuvcError
-from pipeline import schemas
+from pipeline import schemas, storage
+from pipeline.errors import SourceMissing
+from pipeline.parts import encode, facts_of, is_compacted, replaced_by, run_facts
 from pipeline.report import metrics as figures
 from pipeline.report import page, runlog
 from pipeline.report import quality as slices
@@ -72,8 +75,7 @@ def build_report(output_url: str, storage_options: dict[str, Any] | None = None,
     html = page.render(metrics, _samples(output, manifest, results))
     _write(output, metrics, html, chosen, newest)
     if chosen is not None:
-        table = figures.interval_table(chosen, results, failures)
-        output.write(_parquet(table), "metrics", f"part-{chosen.run_id}.parquet")
+        _write_intervals(output, chosen, figures.interval_table(chosen, results, failures))
     return metrics
 
 
@@ -157,7 +159,32 @@ def _write(output: Output, metrics: Metrics, html: str, run: RunLog | None, newe
         output.write(html.encode(), *folder, "report.html")
 
 
-def _parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
+def _write_intervals(output: Output, run: RunLog, table: pa.Table) -> None:
+    """The run's rows of `metrics/`: in a file of their own, or in place of its earlier ones in a compacted file."""
+    model = (run.config.get("model") or {}).get("id")
+    facts = {run.run_id: run_facts(run.name, model, run.config_hash, run.versions)}
+    name = f"part-{run.run_id}.parquet"
+    if _in_compacted(output, name, run.run_id, table, facts):
+        return
+    output.write(encode(table, facts), "metrics", name)
+    # A compaction without this file's new rows may have ended just then.
+    if _in_compacted(output, name, run.run_id, table, facts):
+        output.remove("metrics", name)
+
+
+def _in_compacted(
+    output: Output, name: str, run_id: str, table: pa.Table, facts: Mapping[str, Mapping[str, Any]]
+) -> bool:
+    """Put the run's rows where a compacted file has, or had, others of it; false if there is none."""
+    for url in filter(is_compacted, output.parts("metrics")):
+        with suppress(SourceMissing, FileNotFoundError), storage.open_read(url, output.options) as file:
+            rows = pq.ParquetFile(file)
+            footer = rows.metadata.metadata
+            if run_id not in facts_of(footer) and name not in replaced_by(footer):
+                continue
+            others = rows.read().filter(pc.not_equal(pc.field("run_id"), run_id))
+            joined = pa.concat_tables([others, table], promote_options="default")
+            data = encode(joined, {**facts_of(footer), **facts}, sorted(replaced_by(footer)))
+            storage.write_atomic(url, data, output.options)
+            return True
+    return False

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import posixpath
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 
 from pipeline import storage
+from pipeline.parts import is_part, read_live
 
 
 @dataclass(frozen=True)
@@ -38,21 +39,17 @@ class Output:
         return Output(url, options or {}, fs, root.rstrip("/"))
 
     def parts(self, folder: str) -> list[str]:
-        """Paths of the `*.parquet` files below `folder`, sorted; files still being written are left out."""
-        try:
-            found = storage.retry(lambda: self.fs.find(self._path(folder)))
-        except FileNotFoundError:
-            return []
-        names = ((path, posixpath.basename(path)) for path in found)
-        return sorted(path for path, name in names if name.endswith(".parquet") and name[0] not in "._")
+        """URLs of the part files below `folder`, sorted; files still being written are left out."""
+        url = storage.join(self.url, folder)
+        return [info.url for info in storage.list_files(url, self.options) if is_part(info.url)]
 
     def table(self, folder: str, schema: pa.Schema, columns: list[str], where: ds.Expression | None = None) -> pa.Table:
         """`columns` of all Parquet files below `folder`; a column that older files lack is null."""
-        paths = self.parts(folder)
-        if not paths:
-            return pa.schema([schema.field(name) for name in columns]).empty_table()
-        dataset = ds.dataset(paths, schema=schema, format="parquet", filesystem=self.fs)
-        return storage.retry(lambda: dataset.to_table(columns=columns, filter=where))
+
+        def opened(url: str) -> IO[bytes]:
+            return storage.open_read(url, self.options)
+
+        return read_live(lambda: self.parts(folder), opened, schema, columns, where)
 
     def folders(self, folder: str) -> list[str]:
         """Names of the folders directly below `folder`, sorted."""
@@ -73,6 +70,10 @@ class Output:
     def write(self, data: bytes, *parts: str) -> None:
         """Put a whole file in place: readers see the old one or the new one, never a half."""
         storage.write_atomic(storage.join(self.url, *parts), data, self.options)
+
+    def remove(self, *parts: str) -> None:
+        """Delete a file, if it is there."""
+        storage.remove([storage.join(self.url, *parts)], self.options)
 
     def _path(self, *parts: str) -> str:
         return posixpath.join(self.root, *parts)

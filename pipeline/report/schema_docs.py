@@ -42,13 +42,47 @@ OUT/
 Rules that hold at any moment, even after a crash:
 
 - A file appears whole or not at all. Names that begin with `.` or `_` are not data.
-- All rows of a unit are in one file, and no (unit_id, prompt_id) is there twice.
+- All rows of a unit are in one file, and no (unit_id, prompt_id) is there twice (but see "Part files" for the moments
+  of a compaction).
 - A unit is *done* if it has results, *failed* if it has a failure and no results, and *pending* otherwise:
   `planned = done + failed + pending`.
 - `quality/` decides nothing: a unit that could not be compared is done all the same. The comparison of a unit is on
   disk before its results are; after a crash a unit may have been compared twice, then the later row counts.
 - Rows of units that are not in the manifest belong to earlier plans (another prompt, another setting). They stay,
   and reports do not count them. Join with the manifest to see the current plan only.
+
+"""
+
+PARTS = """\
+## Part files
+
+Parquet with zstd, rows sorted by uri, start and unit, in groups of 16,384 rows. A run closes a part after
+`output.part_units` units, `output.part_bytes` bytes (of the file, not of the rows in memory) or 30 seconds, whichever
+comes first, so that a crash costs little; `luvc compact OUT` joins small ones afterwards.
+
+With `output.partition: date`, parts of results, failures and quality lie in folders `dt=YYYY-MM-DD`. The date is the day
+the run began, in UTC, as its id says: a run over midnight has one partition, and a failed unit that is tried again has
+its new rows in the later one. Files have no column `dt`; readers that know partitions make one of the folder's name.
+Both layouts may stand in one output (a setting that was changed), and everything in this project reads both.
+
+Beside the schema with its descriptions, the footer has these keys:
+
+| key | holds |
+|---|---|
+| `luvc.schema`, `luvc.schema_version` | which of the tables below, and its version |
+| `luvc.runs` | JSON list, one object a run that has rows here: run_id, name, model, config_hash, versions, rows, \
+units (not in metrics) |
+| `luvc.replaces` | of a compacted file: JSON list of the names of the files in its folder that it stands for |
+| `luvc.arrow_bytes` | of a compacted file: size of its rows in memory |
+
+**Compaction.** `luvc compact` writes `part-<run_id>-compact-<digest>.parquet`, then deletes the files named by its
+`luvc.replaces`; each new file is one such step. Files that a whole file replaces do not count any more, and every
+reader of this project leaves them out: a report beside a compaction, or after one that was killed, counts each row
+once, and the next compaction deletes what is left. Other readers know nothing of this. Between the write and the last
+delete of a step (a request to an object store each, 16 at a time) they see the rows of that step twice, and a reader
+that listed the folder before may find a file gone. After a killed compaction that lasts until the next one. So compact
+when nobody reads, or keep one row for each (unit_id, prompt_id), or in failures for each (unit_id, run_id). A run and
+a compaction exclude each other by `run.lease.json`.
 
 """
 
@@ -74,14 +108,35 @@ import pandas as pd
 frame = pd.read_parquet("OUT/results", columns=["uri", "start_s", "end_s", "text"])
 ```
 
+With Polars; `hive_partitioning=False` leaves out the column `dt`, which not all files of a mixed layout have:
+
+```python
+import polars as pl
+
+columns = ["uri", "start_s", "end_s", "text"]
+frame = pl.read_parquet("OUT/results/**/*.parquet", columns=columns, hive_partitioning=False)
+```
+
+With Hugging Face `datasets`:
+
+```python
+import datasets
+
+frame = datasets.load_dataset("parquet", data_files="OUT/results/**/*.parquet", split="train")
+```
+
+With Spark: `spark.read.parquet("OUT/results")`, and `spark.read.option("recursiveFileLookup", True)` before it where
+both layouts are mixed, which Spark calls conflicting. Names and types are those that Spark reads (a test checks the
+rules; Spark itself was not run).
+
 With DuckDB, also straight from `s3://` after `INSTALL httpfs; LOAD httpfs;`:
 
 ```sql
 -- failures by cause, the latest of each unit, without those that succeeded later
 SELECT stage, error_class, count(*) AS units, any_value(message) AS example
 FROM (SELECT *, row_number() OVER (PARTITION BY unit_id ORDER BY failed_at DESC) AS newest
-      FROM 'OUT/failures/*.parquet')
-WHERE newest = 1 AND unit_id NOT IN (SELECT unit_id FROM 'OUT/results/*.parquet')
+      FROM 'OUT/failures/**/*.parquet')
+WHERE newest = 1 AND unit_id NOT IN (SELECT unit_id FROM 'OUT/results/**/*.parquet')
 GROUP BY ALL ORDER BY units DESC;
 
 -- hours of video and dollars a night
@@ -96,7 +151,7 @@ unit before adding them up. The seconds of the stages are shared out over the ro
 
 TABLES = (
     ("manifest", "`manifest/manifest.parquet`", "One row a unit. A new plan replaces it.", schemas.MANIFEST),
-    ("results", "`results/part-*.parquet`", "One row a unit and prompt. Only ever added to.", schemas.RESULTS),
+    ("results", "`results/part-*.parquet`", "One row a unit and prompt. Rows are only ever added.", schemas.RESULTS),
     (
         "failures",
         "`failures/part-*.parquet`",
@@ -116,7 +171,7 @@ TABLES = (
         "metrics",
         "`metrics/part-<run_id>.parquet`",
         "For each interval of a run one row with stage `total`, and one for each stage. "
-        "Written anew with each report of the run.",
+        "Written anew with each report of the run; once compacted, in its place there.",
         schemas.METRICS,
     ),
 )  # fmt: skip
@@ -154,13 +209,11 @@ storage: writes, reads; quality: compared, failed, agreement, where there is a s
 
 def document() -> str:
     """The page."""
-    tables = "\n".join(_table(*table) for table in TABLES)
     version = (
         f"Schema version {schemas.SCHEMA_VERSION}; it stands in each file's metadata as `luvc.schema_version`.\n\n"
     )
-    return (
-        HEAD + READING + "## Parquet files\n\n" + version + tables + "\n" + METRICS_JSON + _json_keys() + "\n" + EVENTS
-    )
+    tables = "## Parquet files\n\n" + version + "\n".join(_table(*table) for table in TABLES)
+    return HEAD + PARTS + READING + tables + "\n" + METRICS_JSON + _json_keys() + "\n" + EVENTS
 
 
 def _table(name: str, path: str, explanation: str, schema: pa.Schema) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from pipeline.parts import read_live
 from pipeline.run.folder import Folder
 from pipeline.run.ledger import read_done
 from pipeline.schemas import FAILURES
@@ -19,14 +18,9 @@ def dead_letters(folder: Folder) -> list[dict[str, Any]]:
 
     Units of an older plan are among them if the manifest no longer names them; those are left out.
     """
-    tables = []
-    for path in folder.parts("failures"):
-        with folder.open(path) as file:
-            tables.append(pq.read_table(file, schema=FAILURES))
-    if not tables:
-        return []
-    rows = pa.concat_tables(tables).sort_by([("failed_at", "descending")])
-    done = read_done(folder.parts("results"), folder.open)
+    rows = read_live(lambda: folder.parts("failures"), folder.open, FAILURES, FAILURES.names)
+    rows = rows.sort_by([("failed_at", "descending")])
+    done = read_done(lambda: folder.parts("results"), folder.open)
     rows = rows.filter(pc.invert(pc.is_in(rows["unit_id"], value_set=done)))
     manifest = folder.read_manifest()
     if manifest is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.errors import SourceMissing
 from pipeline.events import EventLog
+from pipeline.parts import is_part
 from pipeline.plan import manifest
 
 
@@ -68,14 +68,11 @@ class Folder:
 
     def remove(self, path: str) -> None:
         """Remove a file, if it is there."""
-        fs, full = storage.filesystem(self.url(path), self._options)
-        with suppress(FileNotFoundError):
-            storage.retry(lambda: fs.rm_file(full))
+        storage.remove([self.url(path)], self._options)
 
     def parts(self, folder: str) -> list[str]:
         """URLs of the part files below a folder, sorted; what a killed writer left behind is not among them."""
-        urls = [info.url for info in storage.list_files(self.url(folder), self._options)]
-        return [url for url in urls if posixpath.basename(url).startswith("part-") and url.endswith(".parquet")]
+        return [info.url for info in storage.list_files(self.url(folder), self._options) if is_part(info.url)]
 
     def open(self, url: str) -> IO[bytes]:
         """One of `parts`, for reading."""

@@ -22,6 +22,7 @@ from luvc.errors import LuvcError
 from pipeline.config import RunConfig
 from pipeline.errors import OutputError
 from pipeline.forecast import Forecast, forecast
+from pipeline.parts import run_facts
 from pipeline.requests import Requests, requests
 from pipeline.run import cluster, surroundings
 from pipeline.run.folder import Folder
@@ -177,10 +178,15 @@ def new_run_id(now: datetime | None = None) -> str:
     return f"{now or datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
+def started_on(run_id: str) -> str:
+    """The day a run began, UTC, as its id says: YYYY-MM-DD. A run over midnight has one day."""
+    return f"{run_id[:4]}-{run_id[4:6]}-{run_id[6:8]}"
+
+
 def read_ledger(folder: Folder, planned: pa.Array | pa.ChunkedArray) -> Ledger:
     """Where every planned unit stands, from the output's files."""
-    done = read_done(folder.parts("results"), folder.open)
-    failed = read_failed(folder.parts("failures"), folder.open)
+    done = read_done(lambda: folder.parts("results"), folder.open)
+    failed = read_failed(lambda: folder.parts("failures"), folder.open)
     return reckon(planned, done, failed)
 
 
@@ -243,6 +249,7 @@ class _Job:
         self._tally = Tally(units.num_rows, self._counts["done"], self._counts["failed"] - retried)
         self._telemetry = RunTelemetry(RayRecord(config.name), self._counts["planned"])
         self._events = folder.event_log(run_id)
+        self._versions = surroundings.versions()
         self._requests_before = requests_before or requests()
         self._sample = tuple(sample)
         quality = self._writer("quality") if sample else None
@@ -252,7 +259,15 @@ class _Job:
 
     def _writer(self, kind: str) -> PartWriter:
         output = self._config.output
-        return PartWriter(kind, f"{self._run_id}-driver", self._folder.write, output.part_units, output.part_bytes)
+        folder = f"{kind}/dt={started_on(self._run_id)}" if output.partition == "date" else kind
+        return PartWriter(
+            folder, f"{self._run_id}-driver", self._facts(), self._folder.write, output.part_units, output.part_bytes
+        )
+
+    def _facts(self) -> dict[str, dict[str, Any]]:
+        """For the footers of part files."""
+        config = self._config
+        return {self._run_id: run_facts(config.name, config.model.id, config.config_hash, self._versions)}
 
     def _wrote(self, part: Part) -> None:
         kind = part.path.split("/")[0]
@@ -268,7 +283,7 @@ class _Job:
             name=self._config.name,
             **self._counts,
             work=self._units.num_rows,
-            versions=surroundings.versions(),
+            versions=self._versions,
             machine=surroundings.machine() | cluster.devices(),
             config_hash=self._config.config_hash,
             estimate=expected.estimate and expected.estimate.as_dict(),

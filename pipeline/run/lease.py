@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -142,6 +143,34 @@ class Lease:
         self._check()
         self._write()
 
+    @contextmanager
+    def kept(self) -> Iterator[Callable[[], None]]:
+        """Take it, renew it from a thread while the block works, release it.
+
+        Yields:
+            A function that raises OutputBusy if another run has, or has had, it in the meantime.
+
+        Raises:
+            OutputBusy: another run holds it.
+        """
+        self.acquire()
+        ended = threading.Event()
+
+        def renew() -> None:
+            while not ended.wait(RENEW_S / 2):
+                # Whoever works under the lease asks before each step whether it still has it.
+                with suppress(LuvcError, OSError):
+                    self.renew()
+
+        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield self._insist
+        finally:
+            ended.set()
+            thread.join()
+            self.release()
+
     def release(self) -> None:
         """Give it back, unless another run has taken it."""
         mine = self._read()
@@ -164,6 +193,12 @@ class Lease:
         now = self._read()
         if now is not None and now.get("token") != self._token:
             raise _busy(now)
+
+    def _insist(self) -> None:
+        now = self._read()
+        if now is None:
+            raise OutputBusy("another run has had this output in the meantime", "start again")
+        self._check()
 
     def _read(self) -> dict[str, Any] | None:
         data = self._store.read(FILE)

@@ -8,13 +8,13 @@ so a million units cost about a second. Knows nothing of Ray.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import IO, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+
+from pipeline.parts import Open, read_live
 
 Retry = Literal["retryable", "all"] | None
 
@@ -22,9 +22,6 @@ FAILED_COLUMNS = ("unit_id", "retryable", "attempts", "failed_at")
 
 #: One row per failed unit, its latest.
 FAILED = pa.schema([("unit_id", pa.string()), ("retryable", pa.bool_()), ("attempts", pa.int32())])
-
-#: Part files are small and a listing may have thousands, so the wait is round trips.
-READERS = 16
 
 
 @dataclass(frozen=True)
@@ -119,29 +116,16 @@ def latest_failures(rows: pa.Table) -> pa.Table:
     return latest.select(["unit_id", "retryable_last", "attempts_last"]).rename_columns(FAILED.names).cast(FAILED)
 
 
-def read_done(parts: Sequence[str], open_file: Callable[[str], IO[bytes]]) -> pa.Array:
-    """Distinct unit ids in part files of `results/`; only that column is read."""
-    table = _read(parts, open_file, ("unit_id",), pa.schema([("unit_id", pa.string())]))
+def read_done(list_parts: Callable[[], Sequence[str]], open_file: Open) -> pa.Array:
+    """Distinct unit ids in the part files of `results/`; only that column is read."""
+    table = read_live(list_parts, open_file, pa.schema([("unit_id", pa.string())]), ["unit_id"])
     return pc.unique(_flat(table["unit_id"]))
 
 
-def read_failed(parts: Sequence[str], open_file: Callable[[str], IO[bytes]]) -> pa.Table:
-    """The latest failure of each unit in part files of `failures/`: `[FAILED]`."""
+def read_failed(list_parts: Callable[[], Sequence[str]], open_file: Open) -> pa.Table:
+    """The latest failure of each unit in the part files of `failures/`: `[FAILED]`."""
     schema = pa.schema([*FAILED, ("failed_at", pa.timestamp("ms", tz="UTC"))])
-    return latest_failures(_read(parts, open_file, FAILED_COLUMNS, schema))
-
-
-def _read(
-    parts: Sequence[str], open_file: Callable[[str], IO[bytes]], columns: Sequence[str], schema: pa.Schema
-) -> pa.Table:
-    def one(path: str) -> pa.Table:
-        with open_file(path) as file:
-            return pq.read_table(file, columns=list(columns)).cast(schema)
-
-    if not parts:
-        return schema.empty_table()
-    with ThreadPoolExecutor(min(READERS, len(parts))) as pool:
-        return pa.concat_tables(pool.map(one, sorted(parts)))
+    return latest_failures(read_live(list_parts, open_file, schema, FAILED_COLUMNS))
 
 
 def _flat(values: pa.Array | pa.ChunkedArray) -> pa.Array:

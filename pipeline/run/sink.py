@@ -9,15 +9,15 @@ Runs in the driver (see `dataset`). Knows nothing of Ray; the clock and the writ
 
 from __future__ import annotations
 
-import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from pipeline.parts import Batch, encode
 from pipeline.run.outcome import failure_table, quality_table, result_table
 
 #: Writes bytes to a path below the output folder, whole or not at all.
@@ -37,24 +37,15 @@ class Part:
     seconds: float
 
 
-def encode(table: pa.Table) -> bytes:
-    """Parquet bytes; rows sorted by uri and start, so a reader of one folder's videos reads few row groups."""
-    keys = [("uri", "ascending"), ("start_s", "ascending"), ("unit_id", "ascending")]
-    if "prompt_id" in table.column_names:
-        keys.append(("prompt_id", "ascending"))
-    buffer = io.BytesIO()
-    pq.write_table(table.sort_by(keys).replace_schema_metadata(table.schema.metadata), buffer, compression="zstd")
-    return buffer.getvalue()
-
-
 class PartWriter:
     """Collects the rows of one kind of file and writes them in parts.
 
     Args:
-        folder: "results" or "failures".
+        folder: "results", "failures" or "quality", or a partition of them.
         name: start of the file names: unique to this run and writer.
+        facts: of the run, by its id, for the footer.
         write: see `Write`.
-        max_units, max_bytes: a part is closed at whichever comes first.
+        max_units, max_bytes: a part is closed at whichever comes first; bytes are those of the file.
         flush_s: a part is also closed when its oldest row is so old.
         clock: seconds, monotonic.
     """
@@ -63,6 +54,7 @@ class PartWriter:
         self,
         folder: str,
         name: str,
+        facts: Mapping[str, Mapping[str, Any]],
         write: Write,
         max_units: int,
         max_bytes: int,
@@ -71,14 +63,13 @@ class PartWriter:
     ) -> None:
         self._folder = folder
         self._name = name
+        self._facts = facts
         self._write = write
         self._max_units = max_units
-        self._max_bytes = max_bytes
         self._flush_s = flush_s
         self._clock = clock
-        self._tables: list[pa.Table] = []
+        self._batch = Batch(max_bytes)
         self._units = 0
-        self._bytes = 0
         self._oldest = 0.0
         self._sequence = 0
         #: Called before a part is written.
@@ -93,17 +84,15 @@ class PartWriter:
         """Take rows of `units` whole units; returns the part if that completed one."""
         if units == 0:
             return None
-        if not self._tables:
+        if not self._batch:
             self._oldest = self._clock()
-        self._tables.append(table)
+        self._batch.add(table)
         self._units += units
-        self._bytes += table.nbytes
-        full = self._units >= self._max_units or self._bytes >= self._max_bytes
-        return self.flush() if full else self.tick()
+        return self.flush() if self._units >= self._max_units or self._batch.full else self.tick()
 
     def tick(self) -> Part | None:
         """Close the part if its time has come."""
-        if self._tables and self._clock() - self._oldest >= self._flush_s:
+        if self._batch and self._clock() - self._oldest >= self._flush_s:
             return self.flush()
         return None
 
@@ -113,16 +102,17 @@ class PartWriter:
         Raises:
             LuvcError, OSError: the part could not be written; its rows are kept for another try.
         """
-        if not self._tables:
+        if not self._batch:
             return None
         self.before()
         started = self._clock()
-        table = pa.concat_tables(self._tables)
-        data = encode(table)
+        table = self._batch.table
+        data = encode(table, self._facts)
         path = f"{self._folder}/part-{self._name}-{self._sequence:05d}.parquet"
         self._write(path, data)
         part = Part(path, table.num_rows, self._units, len(data), self._clock() - started)
-        self._tables, self._units, self._bytes = [], 0, 0
+        self._batch.written(len(data))
+        self._units = 0
         self._sequence += 1
         return part
 

@@ -34,7 +34,7 @@ def test_help_is_quick_and_names_what_exists():
     code = "import sys; from pipeline import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\n"
     code += "print([name for name in ('torch', 'ray', 'pyarrow', 'av', 'pydantic') if name in sys.modules])"
     done = children.run([sys.executable, "-c", code], check=True)
-    for name in ("plan", "run", "report", "failures", "doctor"):
+    for name in ("plan", "run", "report", "failures", "compact", "doctor"):
         assert f"\n    {name} " in done.stdout
     assert done.stdout.strip().endswith("[]")
 

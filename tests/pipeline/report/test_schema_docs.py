@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import datasets
+import duckdb
 import pytest
 
 from pipeline import schemas
@@ -35,14 +37,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", schema_docs.READING, re.S))
-def test_python_examples_run(code: str, folder: str) -> None:
+def test_python_examples_run(code: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     names: dict = {}
     exec(code.replace("OUT/", f"{folder}/"), names)
     assert len(names["frame"]) == 113 * 2
 
 
 def test_sql_examples_run(folder: str) -> None:
-    duckdb = pytest.importorskip("duckdb", reason="DuckDB is not installed")
     (sql,) = re.findall(r"```sql\n(.*?)```", schema_docs.READING, re.S)
     statements = [part.replace("OUT/", f"{folder}/") for part in sql.split(";") if part.strip()]
     failures, nights = (duckdb.sql(statement).fetchall() for statement in statements)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,12 +16,15 @@ import pytest
 import luvc
 from luvc.errors import ConfigError, ModelError
 from pipeline import storage
+from pipeline.compact import compact
 from pipeline.errors import OutputError
 from pipeline.forecast import forecast
 from pipeline.plan import plan
+from pipeline.report.captions import captions
 from pipeline.run import folder as folders
+from pipeline.run.dead_letters import dead_letters
 from pipeline.run.feed import PipelineFailed
-from pipeline.run.job import RunAborted, every, new_run_id, run, spread
+from pipeline.run.job import RunAborted, every, new_run_id, run, spread, started_on
 from pipeline.run.lease import Lease, OutputBusy
 from pipeline.run.progress import NoProgress
 from pipeline.run.surroundings import stop_on_signal
@@ -90,6 +94,43 @@ def test_a_changed_prompt_is_new_work(bench, videos):
     ended = run(bench.config(videos, "Two?"), say=quiet)
     assert (ended.planned, ended.done) == (8, 8)
     assert len(bench.done()) == 16
+
+
+def test_after_a_compaction_all_is_still_done_failed_and_worth_trying(bench, videos):
+    """Both layouts in one output: a run without partitions, and one with, before and after it is compacted."""
+    marker = bench.folder / "now-it-works"
+    rows = [{"path": str(path)} for path in sorted(videos.iterdir())]
+    rows[0]["prompt"] = f"[fake:retryable-until={marker}]"
+    rows[1]["prompt"] = "[fake:error]"
+    small, run_ids = {"path": str(bench.output), "part_units": 2}, []
+    for units, output in ((4, small), (8, small | {"partition": "date"})):
+        config = bench.config(bench.items(rows[:units]), output=output)
+        run_ids.append(run(config, say=quiet).run_id)
+    days = {f"dt={started_on(run_ids[1])}"}
+    assert {path.name for path in (bench.output / "results").iterdir() if path.is_dir()} == days
+
+    failed = dead_letters(folders.Folder.of(config))
+    assert [row["error_class"] for row in failed] == ["FakeRetryableError", "RequestError"]
+    done = compact(str(bench.output))
+    assert done[0].files[0] > done[0].files[1] == 2
+    assert done[2].files == (2, 1)
+    assert dead_letters(folders.Folder.of(config)) == failed
+    assert captions_of(bench) == 6
+
+    said = []
+    assert run(config, say=said.append).outcome == "nothing_to_do"
+    assert "6 done, 2 failed" in said[-1]
+    marker.touch()
+    ended = run(config, retry_failed="retryable", say=quiet)
+    assert (ended.done, ended.failed) == (7, 1)
+    assert captions_of(bench) == 7
+    totals = json.loads((bench.output / "metrics.json").read_text())
+    assert (totals["totals"]["done"], totals["totals"]["failed"], totals["totals"]["answers"]) == (7, 1, 7)
+    assert totals["integrity"]["duplicate_answers"] == 0
+
+
+def captions_of(bench) -> int:
+    return sum(line.startswith("  ") for line in captions(str(bench.output)))
 
 
 def test_failures_are_tried_again_on_request(bench, videos):
@@ -296,6 +337,10 @@ def test_a_second_signal_is_not_caught():
         assert said == ["SIGINT: writing what is finished; again to stop at once"]
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_run_has_the_day_it_began():
+    assert started_on(new_run_id(datetime(2026, 3, 4, 23, 59, tzinfo=UTC))) == "2026-03-04"
 
 
 def test_run_ids_sort_by_time_and_differ():

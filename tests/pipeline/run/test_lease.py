@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from time import sleep
 
 import pytest
 
@@ -125,6 +126,31 @@ def test_two_at_the_same_moment(files, time):
     time.on_sleep = lambda: (setattr(time, "on_sleep", lambda: None), second._write())
     with pytest.raises(OutputBusy):
         first.acquire()
+
+
+def test_it_is_kept_while_a_block_works(files, time, monkeypatch):
+    monkeypatch.setattr("pipeline.run.lease.RENEW_S", 0.0)
+    with lease(files, time, "a", ELSEWHERE).kept() as check:
+        check()
+        first = files[FILE]
+        for _ in range(10_000):  # another thread renews it
+            if files[FILE] != first:
+                break
+            sleep(0.01)
+        assert files[FILE] != first
+    assert FILE not in files
+
+
+@pytest.mark.parametrize("left", [b'{"run_id": "b", "token": "of b"}', None])
+def test_what_is_kept_may_be_lost(files, time, left):
+    """Another run has it, or had it and is gone again."""
+    with lease(files, time, "a", ELSEWHERE).kept() as check:
+        files.pop(FILE)
+        if left:
+            files[FILE] = left
+        with pytest.raises(OutputBusy):
+            check()
+    assert files.get(FILE) == left
 
 
 def test_rubbish_in_the_file_is_no_lease(files, time):

@@ -94,8 +94,8 @@ def test_reads_only_what_it_needs_from_part_files():
         ),
     }
     names = sorted(files)
-    done = read_done(names[2:], lambda path: io.BytesIO(files[path]))
-    failures = read_failed(names[:2], lambda path: io.BytesIO(files[path]))
+    done = read_done(lambda: names[2:], lambda path: io.BytesIO(files[path]))
+    failures = read_failed(lambda: names[:2], lambda path: io.BytesIO(files[path]))
     assert sorted(done.to_pylist()) == ["a", "b"]
     assert failures.to_pylist() == [{"unit_id": "c", "retryable": False, "attempts": 3}]
 

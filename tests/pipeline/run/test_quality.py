@@ -208,7 +208,7 @@ def test_comparisons_are_on_disk_before_the_results_of_their_units():
     files: dict[str, bytes] = {}
 
     def writer(folder: str) -> PartWriter:
-        return PartWriter(folder, "run-driver", files.__setitem__, 2, 1 << 30)
+        return PartWriter(folder, "run-driver", {}, files.__setitem__, 2, 1 << 30)
 
     parts: list = []
     sink = Sink(writer("results"), writer("failures"), parts.append, writer("quality"))

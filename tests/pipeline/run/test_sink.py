@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,10 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.parts import run_facts
 from pipeline.run.outcome import failure_row, outcomes, result_rows
 from pipeline.run.sink import PartWriter, Sink
 from pipeline.schemas import RESULTS
 from tests.pipeline.run.test_outcome import FACTS, NOW, completion, payload, unit
+
+RUNS = {"run": run_facts("nightly", "luvc-demo", "9f31", {"luvc": "0.1.0"})}
 
 
 class Clock:
@@ -28,7 +32,7 @@ def make(files, clock, max_units=4, max_bytes=1 << 30, flush_s=30.0):
     parts = []
 
     def writer(folder):
-        return PartWriter(folder, "run-driver", files.__setitem__, max_units, max_bytes, flush_s, clock)
+        return PartWriter(folder, "run-driver", RUNS, files.__setitem__, max_units, max_bytes, flush_s, clock)
 
     return Sink(writer("results"), writer("failures"), parts.append), parts
 
@@ -78,6 +82,8 @@ def test_files_are_sorted_compressed_and_described():
     assert file.schema_arrow.metadata[b"luvc.schema"] == b"results"
     assert all(field.metadata[b"description"] for field in file.schema_arrow)
     assert file.metadata.row_group(0).column(0).compression == "ZSTD"
+    (run,) = json.loads(file.metadata.metadata[b"luvc.runs"])
+    assert run == {"run_id": "run", **RUNS["run"], "rows": 6, "units": 3}
     table = file.read()
     assert table["uri"].to_pylist() == sorted(table["uri"].to_pylist())
     assert table["prompt_id"].to_pylist() == ["p0", "p1"] * 3
@@ -113,7 +119,7 @@ def test_rows_are_kept_when_a_write_fails():
             raise OSError(28, "No space left on device")
         files[path] = data
 
-    writer = PartWriter("results", "r", write, 1, 1 << 30)
+    writer = PartWriter("results", "r", {}, write, 1, 1 << 30)
     table = pa.Table.from_pylist(outcome("a", 1)["results"], schema=RESULTS)
     with pytest.raises(OSError, match="No space"):
         writer.add(table, 1)
