@@ -28,6 +28,7 @@ A run writes one folder, on a disk or in an object store:
 ```
 OUT/
   manifest/manifest.parquet          what is to be done: one row a unit (a clip with its prompts)
+  probes/probes.parquet              what headers said, so that the next plan need not read them: one row a video
   results/part-*.parquet             answers: one row a unit and prompt
   failures/part-*.parquet            what could not be done, and why: one row a unit and run
   quality/part-*.parquet             some answers of each run beside those without compression
@@ -96,6 +97,12 @@ unit before adding them up. The seconds of the stages are shared out over the ro
 
 TABLES = (
     ("manifest", "`manifest/manifest.parquet`", "One row a unit. A new plan replaces it.", schemas.MANIFEST),
+    (
+        "probes",
+        "`probes/probes.parquet`",
+        "One row a video whose header could be read. Replaced by each plan; without it the next one reads all headers.",
+        schemas.PROBES,
+    ),
     ("results", "`results/part-*.parquet`", "One row a unit and prompt. Only ever added to.", schemas.RESULTS),
     (
         "failures",

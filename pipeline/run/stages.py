@@ -17,6 +17,7 @@ import ray
 
 from luvc.types import Completion, Request
 from pipeline.config import RunConfig
+from pipeline.plan.sources import storage_of
 from pipeline.run.board import Turn
 from pipeline.run.engine_stage import EngineStage, died, each, now, process
 from pipeline.run.engines import open_encoder, open_engine
@@ -78,7 +79,7 @@ class DecodeStage:
         settings, attempts = self._config.decode, self._config.run.attempts
         for attempt in range(1, attempts + 1):
             try:
-                clip = decode(row, settings, storage_options=storage_of(self._config, row["uri"]))
+                clip = decode(row, settings, storage_options=storage_of(self._config.inputs, row["uri"]))
                 thumbnail = make_thumbnail(clip.frames, row["width_px"], row["height_px"]) if row["sample"] else None
                 break
             except Exception as error:  # noqa: BLE001 - whatever it is, it costs this unit only
@@ -172,22 +173,3 @@ class AnswerStage(EngineStage):
 
     def _clip(self, table: pa.Table, index: int) -> Any:
         return encoded_of(table, index) if "features" in table.column_names else frames_of(table, index)
-
-
-def storage_of(config: RunConfig, uri: str) -> dict[str, Any]:
-    """The storage options for a video: those of the input it most likely came from.
-
-    An input manifest may name videos anywhere on its store, so without a common path the protocol decides.
-    """
-    same = [source for source in config.inputs if _protocol(source.path) == _protocol(uri)]
-    return dict(max(same, key=lambda source: _shared(source.path, uri)).storage) if same else {}
-
-
-def _shared(one: str, other: str) -> int:
-    """Leading path components that two URLs share."""
-    pairs = enumerate(zip(one.split("/"), other.split("/"), strict=False))
-    return next((index for index, (left, right) in pairs if left != right), min(one.count("/"), other.count("/")) + 1)
-
-
-def _protocol(url: str) -> str:
-    return url.split("://", 1)[0] if "://" in url else "file"

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.plan.sources import storage_of
 from pipeline.run.dataset import (
     LARGEST_BLOCK_UNITS,
     SMALLEST_STORE_BYTES,
@@ -16,7 +17,6 @@ from pipeline.run.dataset import (
     store_bytes,
 )
 from pipeline.run.outcome import UNIT
-from pipeline.run.stages import storage_of
 
 
 @given(st.integers(0, 20_000), st.integers(1, 300))
@@ -73,7 +73,7 @@ def test_a_video_gets_the_options_of_its_own_input(bench):
             {"path": "/disk", "storage": {"auto_mkdir": True}},
         ]
     )
-    assert storage_of(config, "s3://one/in/deep/a.mp4") == {"key": "one"}
-    assert storage_of(config, "s3://two/elsewhere.mp4") == {"key": "two"}
-    assert storage_of(config, "/other/a.mp4") == {"auto_mkdir": True}
-    assert storage_of(config, "https://host/a.mp4") == {}
+    assert storage_of(config.inputs, "s3://one/in/deep/a.mp4") == {"key": "one"}
+    assert storage_of(config.inputs, "s3://two/elsewhere.mp4") == {"key": "two"}
+    assert storage_of(config.inputs, "/other/a.mp4") == {"auto_mkdir": True}
+    assert storage_of(config.inputs, "https://host/a.mp4") == {}
