@@ -76,7 +76,9 @@ def finish(tables: Sequence[pa.Table], thumbnails: int = 0) -> pa.Table:
     the plan is made again, and is as good as random.
     """
     table = pa.concat_tables([MANIFEST.empty_table(), *(one.cast(MANIFEST) for one in tables)])
-    table = table.filter(pa.array(_first(table["unit_id"])))
+    first = _first(table["unit_id"])
+    if not first.all():
+        table = table.filter(pa.array(first))
     sound = table["unit_id"].filter(pc.is_null(table["error_class"]))
     samples = pc.take(sound, pc.select_k_unstable(sound, min(thumbnails, len(sound)), sort_keys=[("", "ascending")]))
     marked = pc.is_in(table["unit_id"], value_set=samples.combine_chunks())

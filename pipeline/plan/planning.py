@@ -8,7 +8,7 @@ where it was.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 #: Videos whose rows are Python objects at the same time.
-WINDOW_ITEMS = 20_000
+WINDOW_ITEMS = 10_000
 SAVE_EVERY_S = 300.0
 _FINGERPRINT = b"luvc.plan"
 
@@ -62,10 +62,8 @@ def plan(
     """
     planner = Planner.of(config)
     headers = Headers(known, config.sampling.mode == "key_frames")
-    items = [
-        item for index, source in enumerate(config.inputs) for item in list_items(source, key=f"inputs.{index}.path")
-    ]
-    tables = list(_tables(planner, headers, items, progress, save))
+    sources = [(source, f"inputs.{index}.path") for index, source in enumerate(config.inputs)]
+    tables = _tables(planner, headers, sources, progress, save)
     return _planned(config, planner, headers, tables, headers.table())
 
 
@@ -94,13 +92,10 @@ def add(
         raise ConfigError("--add: the manifest does not say with which settings it was planned", hint)
     check_same_settings(config, manifest, hint)
     headers = Headers(known, config.sampling.mode == "key_frames")
-    sources = [InputSource(path=path) for path in paths]
-    items = [
-        item
-        for one in sources
-        for item in list_items(one.model_copy(update={"storage": storage_of(config.inputs, one.path)}), key="--add")
-    ]
-    tables = list(_tables(planner, headers, items, progress, save))
+    named = [InputSource(path=path) for path in paths]
+    options = [{"storage": storage_of(config.inputs, one.path)} for one in named]
+    sources = [(one.model_copy(update=storage), "--add") for one, storage in zip(named, options, strict=True)]
+    tables = _tables(planner, headers, sources, progress, save)
     kept = _still_true(manifest, pa.concat_tables(tables))
     return _planned(config, planner, headers, [kept, *tables], headers.table(with_unseen=True))
 
@@ -119,20 +114,24 @@ def check_same_settings(config: RunConfig, manifest: pa.Table, hint: str) -> Non
 def _tables(
     planner: Planner,
     headers: Headers,
-    items: Sequence[Item],
+    sources: Sequence[tuple[InputSource, str]],
     progress: Progress | None,
     save: Callable[[pa.Table], None] | None,
-) -> Iterator[pa.Table]:
-    """Rows of the items, window by window: as Python objects they would take ten times the memory."""
+) -> list[pa.Table]:
+    """Rows of all that the sources list, window by window: as Python objects they would take ten times the memory."""
+    # All are listed before a header is read: a source with nothing in it is an error at once, not after hours.
+    items: list[Item] = [item for source, key in sources for item in list_items(source, key)]
+    tables: list[pa.Table] = []
     saved_at, looked_at = time.monotonic(), 0
     while looked_at < len(items):
         window = items[looked_at : looked_at + WINDOW_ITEMS]
         probes = headers.look(window, progress and _after(looked_at, len(items), progress))
-        yield rows_table([row for item in window for row in planner.rows(item, probes[item.uri])])
+        tables.append(rows_table([row for item in window for row in planner.rows(item, probes[item.uri])]))
         looked_at += len(window)
         if save and time.monotonic() - saved_at >= SAVE_EVERY_S:
             save(headers.table(with_unseen=True))
             saved_at = time.monotonic()
+    return tables
 
 
 def _after(looked_at: int, items: int, progress: Progress) -> Progress:
