@@ -86,8 +86,19 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("output", metavar="OUTPUT", help="an output folder, or a configuration that names it")
         sub.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
 
+    def with_add(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--add",
+            action="extend",
+            nargs="+",
+            default=[],
+            metavar="PATH",
+            help="add these videos (files, folders, globs, lists) to the manifest instead of listing the inputs",
+        )
+
     plan = command("plan", _plan, "List, probe and size the inputs; write the manifest.")
     with_config(plan)
+    with_add(plan)
     plan.add_argument("--dry-run", action="store_true", help="write nothing")
     plan.add_argument("--show-compression", action="store_true", help="print tokens per layer for the largest unit")
 
@@ -116,12 +127,14 @@ def _parser() -> argparse.ArgumentParser:
     run = command("run", _run, "Run what is pending. Safe to kill and start again.")
     with_config(run)
     with_work(run)
+    with_add(run)
     run.add_argument("--dry-run", action="store_true", help="say what would be done; write nothing")
     run.add_argument("--verbose", action="store_true", help="show Ray's own messages")
 
     submit = command("submit", _submit, "Send a run to a running Ray cluster and follow it; same exit codes as run.")
     with_config(submit)
     with_work(submit)
+    with_add(submit)
     submit.add_argument(
         "--address",
         help="the cluster's dashboard, http://HEAD:8265; default: RAY_DASHBOARD_ADDRESS, RAY_ADDRESS, this machine",
@@ -187,15 +200,17 @@ def _config(args: argparse.Namespace) -> Any:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from pipeline.plan import plan
+    from pipeline.run.folder import Folder
+    from pipeline.run.job import make_plan
 
     config = _config(args)
-    planned = plan(config)
-    if not args.dry_run:
-        from pipeline.run.folder import Folder
-
-        folder = Folder.of(config)
+    folder = Folder.of(config)
+    if args.dry_run:
+        planned = make_plan(config, folder, args.add)
+    else:
         with folder.writable():
+            planned = make_plan(config, folder, args.add, save=folder.write_probes)
+            folder.write_probes(planned.probes)
             folder.write_manifest(planned.table)
     _print(str(planned.summary))
     _print(str(_forecast(config, planned.table)))
@@ -216,6 +231,7 @@ def _run(args: argparse.Namespace) -> int:
         config,
         args.retry_failed,
         replan=not args.no_plan,
+        add=args.add,
         verbose=args.verbose or args.debug,
         calibrate=args.calibrate,
         say=_say,
@@ -231,7 +247,11 @@ def _submit(args: argparse.Namespace) -> int:
     flags = (("--no-plan", args.no_plan), ("--failed-ok", args.failed_ok))
     retry = [f"--retry-failed={args.retry_failed}"] if args.retry_failed else []
     slice_first = [f"--calibrate={args.calibrate}"] if args.calibrate else []
-    arguments = [*retry, *slice_first, *(flag for flag, given in flags if given)]
+    nowhere = [path for path in args.add if "://" not in path and not path.startswith("/")]
+    if nowhere:
+        raise ConfigError(f"--add {nowhere[0]}: the run happens on other machines", "give a URL or an absolute path")
+    added = [f"--add={path}" for path in args.add]
+    arguments = [*retry, *slice_first, *added, *(flag for flag, given in flags if given)]
     if args.print_manifest:
         from pipeline.run.kuberay import manifest
         from pipeline.run.parcel import pack
@@ -264,11 +284,10 @@ def _forecast(config: Any, manifest: Any) -> Any:
 
 def _dry_run(args: argparse.Namespace, config: Any) -> int:
     from pipeline.forecast import forecast
-    from pipeline.plan import plan
     from pipeline.run.folder import Folder
-    from pipeline.run.job import read_ledger
+    from pipeline.run.job import make_plan, read_ledger
 
-    planned = plan(config)
+    planned = make_plan(config, Folder.of(config), args.add)
     ledger = read_ledger(Folder.of(config), planned.table["unit_id"])
     counts = ledger.counts
     work = ledger.work(args.retry_failed)

@@ -88,13 +88,26 @@ class Encoders(Section):
     cpus_per_actor: float = Field(default=1.0, gt=0)
 
 
+class FakeOptions(Section):
+    """`run.engine_options` of the fake engine, for rehearsals.
+
+    Attributes:
+        latency_s: seconds a unit stays in the engine, and up to half as long again.
+        decode: false leaves videos closed and gives the engine black frames.
+    """
+
+    latency_s: float = Field(default=0.0, ge=0)
+    decode: bool = True
+
+
 class RunSettings(Section):
     """The `run` section: the shape of the Ray job.
 
     Attributes:
         engine: "luvc"; "vllm", for models that luvc does not know and as the baseline; or "fake": answers without a
             model, to try everything else.
-        engine_options: for vllm alone: arguments of `vllm.EngineArgs` (or `vllm.LLM`), such as `video_pruning_rate`.
+        engine_options: for vllm: arguments of `vllm.EngineArgs` (or `vllm.LLM`), such as `video_pruning_rate`; for
+            fake: `latency_s` and `decode`, see `FakeOptions`.
         topology: fused: each actor holds the whole model; split: encoders and language models in actors of their own.
         encoders: of topology split: the encoders; `actors` and what belongs to them are then the language models.
         actors: engine actors, one model each; auto, in topology split: what calibration says.
@@ -125,6 +138,11 @@ class RunSettings(Section):
     heartbeat_s: float = Field(default=10.0, gt=0)
     no_progress_s: float = Field(default=900.0, gt=0)
     ray_address: str = "auto"
+
+    @property
+    def fake(self) -> FakeOptions:
+        """Options of the fake engine."""
+        return FakeOptions.model_validate(self.engine_options)
 
     @property
     def engines(self) -> int:
@@ -288,9 +306,16 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _engine_can(self) -> RunConfig:
         options = self.run.engine_options
+        if self.run.engine == "luvc" and options:
+            raise ConfigError("run.engine_options: luvc has none", "they are for run.engine: vllm or fake")
+        if self.run.engine == "fake":
+            try:
+                _ = self.run.fake
+            except ValidationError as error:
+                first = error.errors()[0]
+                key = ".".join(("run.engine_options", *map(str, first["loc"])))
+                raise ConfigError(f"{key}: {first['msg']}", f"fake has {', '.join(FakeOptions.model_fields)}") from None
         if self.run.engine != "vllm":
-            if options:
-                raise ConfigError(f"run.engine_options: {self.run.engine} has none", "they are for run.engine: vllm")
             return self
         if not self.compression.is_off:
             raise ConfigError(

@@ -61,6 +61,20 @@ MANIFEST = _schema(
     _field("error_hint", pa.string(), "What to do about it."),
 )
 
+PROBES = _schema(
+    "probes",
+    _field("uri", pa.string(), "The video.", nullable=False),
+    _field("etag", pa.string(), "Version of the file when its header was read.", nullable=False),
+    _field("size_bytes", pa.int64(), "Size of the file in bytes."),
+    _field("duration_s", pa.float64(), "Length of the video in seconds."),
+    _field("width_px", pa.int32(), "Displayed width (after rotation and pixel aspect)."),
+    _field("height_px", pa.int32(), "Displayed height (after rotation and pixel aspect)."),
+    _field("rotation_deg", pa.int32(), "Clockwise rotation to apply for display: 0, 90, 180 or 270."),
+    _field("fps", pa.float64(), "Average frame rate of the video."),
+    _field("codec", pa.string(), "Video codec."),
+    _field("key_frames_s", pa.list_(pa.float64()), "Times of the key frames; null = not asked for."),
+)
+
 RESULTS = _schema(
     "results",
     *IDENTITY,

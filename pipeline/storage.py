@@ -64,7 +64,7 @@ _TRANSIENT_NAMES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileInfo:
     """A file as its store describes it.
 
@@ -116,25 +116,32 @@ def list_files(url: str, options: Options | None = None, recursive: bool = True)
     """
     fs, path = filesystem(url, options)
 
-    def found() -> dict[str, dict[str, Any]]:
+    root = "" if is_glob(path) else path.rstrip("/")
+    seen = 0
+
+    def found() -> list[FileInfo]:
+        nonlocal seen
         fs.invalidate_cache()
         if is_glob(path) and not fs.exists(path):
-            return dict(fs.glob(path, detail=True))
-        return dict(fs.find(path, maxdepth=None if recursive else 1, detail=True))
+            listed = fs.glob(path, detail=True).items()
+        elif isinstance(fs, LocalFileSystem) and Path(path).is_dir():
+            listed = _walk(fs, path, recursive)
+        else:
+            listed = fs.find(path, maxdepth=None if recursive else 1, detail=True).items()
+        files = []
+        for seen, (name, entry) in enumerate(listed, start=1):  # noqa: B007 - counted for the price of the listing
+            if entry["type"] == "file" and not _is_hidden(name.removeprefix(root)):
+                files.append(_info(fs, name, entry))
+        return files
 
     try:
-        listed = retry(found)
+        files = retry(found)
     except FileNotFoundError:
         return []
     except Exception as error:
         raise read_error(url, error) from error
-    _counted(fs, writes=max(1, -(-len(listed) // LISTED_AT_ONCE)))
-    root = "" if is_glob(path) else path.rstrip("/")
-    return [
-        _info(fs, name, entry)
-        for name, entry in sorted(listed.items())
-        if entry["type"] == "file" and not _is_hidden(name.removeprefix(root))
-    ]
+    _counted(fs, writes=max(1, -(-seen // LISTED_AT_ONCE)))
+    return sorted(files, key=lambda file: file.url)
 
 
 def stat(url: str, options: Options | None = None) -> FileInfo:
@@ -304,6 +311,18 @@ def write_error(url: str, error: BaseException, done: str = "written") -> LuvcEr
 def is_glob(path: str) -> bool:
     """Whether a path holds wildcards."""
     return any(character in path for character in "*?[")
+
+
+def _walk(fs: LocalFileSystem, folder: str, recursive: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Entries below a local folder one by one, as `find` describes them: all at once are a kilobyte a file."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # removed meanwhile
+                described = fs.info(entry)
+                if described["type"] != "directory":
+                    yield described["name"], described
+                elif recursive:
+                    yield from _walk(fs, described["name"], recursive)
 
 
 def _counted(fs: Any, writes: int = 0, reads: int = 0) -> None:

@@ -28,4 +28,4 @@ cp "$work/run/trained.safetensors" "$work/run/log.jsonl" "$out"
 cp "$work/run/trained.safetensors" luvc/embedded/trained.safetensors
 time python3 -m pipeline.evaluate "$work/test/questions.jsonl" --limit "$questions" --device "$device" \
   --settings paper balanced fast oim@0.25 tome@0.25 resize@0.25 random@0.25 --out "$work/evaluate" \
-  --answers "$out/answers.jsonl" --json "$out/evaluate.json"
+  --answers "$out/answers.jsonl" --results "$out/evaluate"

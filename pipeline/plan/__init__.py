@@ -5,19 +5,24 @@ Knows fsspec, PyAV and `luvc.scheduling`; nothing of torch or Ray. All fan-out h
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.config import RunConfig
-    from pipeline.plan.planner import Plan
+    from pipeline.plan.planning import Plan
 
-__all__ = ["plan"]
+__all__ = ["add", "plan"]
 
 
-def plan(config: RunConfig, progress: Callable[[int, int], None] | None = None) -> Plan:
-    """Plan all units of a run; see `pipeline.plan.planner.plan`."""
-    # Imported late: the configuration imports its sections from this package and must not load PyAV for that.
-    from pipeline.plan.planner import plan as make
+# Imported late: the configuration imports its sections from this package and must not load PyAV for that.
+def plan(*args: Any, **options: Any) -> Plan:
+    """Plan all units of a run; see `pipeline.plan.planning.plan`."""
+    from pipeline.plan import planning
 
-    return make(config, progress)
+    return planning.plan(*args, **options)
+
+
+def add(*args: Any, **options: Any) -> Plan:
+    """Add videos to a manifest; see `pipeline.plan.planning.add`."""
+    from pipeline.plan import planning
+
+    return planning.add(*args, **options)

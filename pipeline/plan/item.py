@@ -9,7 +9,7 @@ from pipeline.plan.prompts import Prompt
 from pipeline.storage import FileInfo
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One video, or part of one, to plan.
 

@@ -38,14 +38,14 @@ def read_items(url: str, options: Options, key: str) -> Iterator[Item]:
     try:
         data = read_bytes(url, options)
     except LuvcError as error:
-        raise ConfigError(f"{key}.path: {error.message}", error.hint) from error
+        raise ConfigError(f"{key}: {error.message}", error.hint) from error
     folder = url.rsplit("/", 1)[0]
     empty = True
     for place, row in MANIFEST_READERS["." + url.rsplit(".", 1)[-1].lower()](data, url):
         empty = False
         yield _item(row, f"{url} {place}", folder, dict(options))
     if empty:
-        raise ConfigError(f"{key}.path: {url} has no rows", "nothing was planned")
+        raise ConfigError(f"{key}: {url} has no rows", "nothing was planned")
 
 
 def _item(row: Mapping[str, Any], place: str, folder: str, options: dict[str, Any]) -> Item:

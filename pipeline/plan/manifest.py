@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -31,6 +31,8 @@ class Summary:
         layer_tokens: mean over its layers.
         prompts: answers to be written.
         errors: failed units by class of error.
+        headers_read: files that were looked into.
+        headers_kept: files whose facts were known from the plan before.
     """
 
     units: int
@@ -42,6 +44,8 @@ class Summary:
     layer_tokens: float
     prompts: int
     errors: dict[str, int]
+    headers_read: int = 0
+    headers_kept: int = 0
 
     @property
     def failed(self) -> int:
@@ -52,29 +56,46 @@ class Summary:
 
 
 def build_table(rows: Sequence[dict[str, Any]], thumbnails: int = 0) -> pa.Table:
-    """Rows -> manifest; a unit that was asked for twice stands once, the first time.
+    """Rows -> manifest; see `finish`."""
+    return finish([rows_table(rows)], thumbnails)
+
+
+def rows_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Rows as a table, none of them a sample yet."""
+    columns = [
+        pa.array([row.get(field.name, False if field.name == "sample" else None) for row in rows], type=field.type)
+        for field in MANIFEST
+    ]
+    return pa.table(columns, schema=MANIFEST)
+
+
+def finish(tables: Sequence[pa.Table], thumbnails: int = 0) -> pa.Table:
+    """Tables of rows -> manifest; a unit that was asked for twice stands once, the first time.
 
     `thumbnails` units are marked as samples: those with the smallest ids, so that the choice does not change when
     the plan is made again, and is as good as random.
     """
-    units: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        units.setdefault(row["unit_id"], row)
-    sound = sorted(unit_id for unit_id, row in units.items() if not row.get("error_class"))
-    samples = set(sound[:thumbnails])
-    columns = {
-        field.name: pa.array([row.get(field.name) for row in units.values()], type=field.type)
-        for field in MANIFEST
-        if field.name != "sample"
-    }
-    columns["sample"] = pa.array([unit_id in samples for unit_id in units], type=pa.bool_())
-    return pa.table([columns[field.name] for field in MANIFEST], schema=MANIFEST)
+    table = pa.concat_tables([MANIFEST.empty_table(), *(one.cast(MANIFEST) for one in tables)])
+    first = _first(table["unit_id"])
+    if not first.all():
+        table = table.filter(pa.array(first))
+    sound = table["unit_id"].filter(pc.is_null(table["error_class"]))
+    samples = pc.take(sound, pc.select_k_unstable(sound, min(thumbnails, len(sound)), sort_keys=[("", "ascending")]))
+    marked = pc.is_in(table["unit_id"], value_set=samples.combine_chunks())
+    return table.set_column(table.schema.get_field_index("sample"), MANIFEST.field("sample"), marked)
 
 
-def summarise(table: pa.Table, duplicates: int = 0) -> Summary:
+def _first(ids: pa.ChunkedArray) -> np.ndarray:
+    """True at the first row of each id."""
+    # Codes are given in order of appearance, so that of a new id is above all before it.
+    codes = ids.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    return codes > np.concatenate([[-1], np.maximum.accumulate(codes)])[:-1]
+
+
+def summarise(table: pa.Table, duplicates: int = 0, headers_read: int = 0, headers_kept: int = 0) -> Summary:
     """Figures of a manifest."""
     sound = table.filter(pc.is_null(table["error_class"]))
-    errors = Counter(value for value in table["error_class"].to_pylist() if value)
+    errors = {one["values"]: one["counts"] for one in pc.value_counts(table["error_class"].drop_null()).to_pylist()}
     return Summary(
         units=table.num_rows,
         videos=pc.count_distinct(table["uri"]).as_py(),
@@ -84,7 +105,9 @@ def summarise(table: pa.Table, duplicates: int = 0) -> Summary:
         merged_tokens=int(_sum(sound["merged_tokens"])),
         layer_tokens=_sum(sound["mean_layer_tokens"]),
         prompts=int(_sum(pc.list_value_length(sound["prompts"]))),
-        errors=dict(errors.most_common()),
+        errors=dict(sorted(errors.items(), key=lambda one: -one[1])),
+        headers_read=headers_read,
+        headers_kept=headers_kept,
     )
 
 
@@ -103,6 +126,8 @@ def format_summary(summary: Summary) -> str:
         ]
     elif s.units > s.failed:
         lines.append("visual tokens   not known before the run: luvc does not know this family of models")
+    if s.headers_kept:
+        lines.append(f"headers         {s.headers_read:,} read, {s.headers_kept:,} files as they were")
     if s.duplicates:
         lines.append(f"duplicates      {s.duplicates:,} asked for more than once, planned once")
     if s.failed:

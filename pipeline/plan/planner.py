@@ -1,75 +1,30 @@
-"""Configuration in, manifest out: list, probe, cut, sample, size, name.
+"""One video and what its header says in, rows of the manifest out: cut, sample, size, name. Pure.
 
-What is wrong with one video becomes its row's error; only a configuration that plans nothing at all is raised.
+What is wrong with one video becomes its row's error.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
 
 from luvc import embedded
 from luvc.errors import LuvcError
 from pipeline.plan.clips import Span, cut
 from pipeline.plan.identity import UnitNamer
 from pipeline.plan.item import Item
-from pipeline.plan.manifest import Summary, build_table, summarise
-from pipeline.plan.probe import Probe, ProbeTask, probe, probe_all
+from pipeline.plan.probe import Probe
 from pipeline.plan.prompts import Prompt
 from pipeline.plan.sampling import sample_times
 from pipeline.plan.sizing import FrameSizer, Sizer
-from pipeline.plan.sources import list_items
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
 
-#: Local headers are bound by the CPU, remote ones by waiting.
-LOCAL_THREADS = min(8, (os.cpu_count() or 2) * 2)
-REMOTE_THREADS = 32
 _HASHED_BYTES = 64 * 1024**2
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A manifest (`pipeline.schemas.MANIFEST`) and its figures."""
-
-    table: pa.Table
-    summary: Summary
-
-
-def plan(config: RunConfig, progress: Callable[[int, int], None] | None = None) -> Plan:
-    """Plan all units of a run. Reads headers, writes nothing.
-
-    Args:
-        config: of the run.
-        progress: called now and then with (videos probed, videos).
-
-    Raises:
-        ConfigError: an input with nothing in it, or a bad input manifest.
-        ModelError: the model's `config.json` cannot be had or is not supported.
-    """
-    planner = Planner.of(config)
-    items = [item for index, source in enumerate(config.inputs) for item in list_items(source, key=f"inputs.{index}")]
-    probes = _probe_files(items, config.sampling.mode == "key_frames", progress)
-    rows = [row for item in items for row in planner.rows(item, probes[item.uri])]
-    table = build_table(rows, config.output.thumbnails)
-    return Plan(table, summarise(table, duplicates=len(rows) - table.num_rows))
-
-
-def _probe_files(
-    items: list[Item], key_frames: bool, progress: Callable[[int, int], None] | None
-) -> dict[str, Probe | LuvcError]:
-    """Each file once, however many clips of it are asked for."""
-    tasks = list({item.uri: ProbeTask(item.uri, item.file, item.storage) for item in items}.values())
-    threads = REMOTE_THREADS if any("://" in task.url for task in tasks) else LOCAL_THREADS
-    found = probe_all(tasks, lambda task: probe(task, key_frames), threads, progress=progress)
-    return {task.url: result for task, result in zip(tasks, found, strict=True)}
 
 
 class Planner:
@@ -92,6 +47,7 @@ class Planner:
         if config.run.engine == "vllm":  # its options may change answers, pruning surely does
             common["engine"] = ["vllm", config.run.engine_options]
         self._namer = UnitNamer(common)
+        self._common = common
 
     @staticmethod
     def of(config: RunConfig) -> Planner:
@@ -106,6 +62,20 @@ class Planner:
             element_bytes=4 if config.model.dtype == "float32" else 2,
         )
         return Planner(config, sizer, _model_files(config.model.id))
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the same inputs would be planned to other rows."""
+        config = self._config
+        settings = {
+            "clips": config.clips.model_dump(),
+            "sampling": config.sampling.model_dump(),
+            "prompts": config.prompts,
+            "max_frame_tokens": config.decode.max_frame_tokens,
+            "dtype": config.model.dtype,
+            **self._common,
+        }
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
 
     def rows(self, item: Item, probed: Probe | LuvcError) -> Iterator[dict[str, Any]]:
         """Rows of one item: one for each clip, or one that says why there is none."""

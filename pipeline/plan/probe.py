@@ -28,10 +28,12 @@ from pipeline.media import (
 from pipeline.storage import FileInfo, Options, stat
 
 PROBE_DEADLINE_S = 60.0
+#: Raised when the same header would be understood otherwise: what was kept is then read again.
+PROBE_VERSION = "1"
 _PACKETS_FOR_FIRST_FRAME = 300
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Probe:
     """What a header says.
 
@@ -55,7 +57,7 @@ class Probe:
     key_frames_s: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ProbeTask:
     """One file to probe: its url, what the listing already told, options for fsspec."""
 

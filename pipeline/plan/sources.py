@@ -5,7 +5,8 @@ Opens no video. Order is deterministic: sorted names, or the order of a manifest
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from pydantic import Field
 
@@ -35,12 +36,12 @@ class InputSource(Section):
     storage: StorageOptions = Field(default_factory=dict)
 
 
-def list_items(source: InputSource, key: str = "inputs") -> Iterator[Item]:
+def list_items(source: InputSource, key: str = "inputs.path") -> Iterator[Item]:
     """Items of one source.
 
     Args:
         source: where to look.
-        key: full name of the configuration's entry, for messages.
+        key: full name of where the path was given, for messages.
 
     Raises:
         ConfigError: nothing there, no video among the files, or a bad row in a manifest.
@@ -61,13 +62,13 @@ def list_items(source: InputSource, key: str = "inputs") -> Iterator[Item]:
     except StorageError:
         raise  # the store's trouble is not the configuration's: trying again helps
     except Exception as error:
-        raise ConfigError(f"{key}.path: {path} cannot be listed: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{key}: {path} cannot be listed: {type(error).__name__}: {error}") from error
     if not files:
-        raise ConfigError(f"{key}.path: {path}: no such file, folder or match", "check the path; nothing was planned")
+        raise ConfigError(f"{key}: {path}: no such file, folder or match", "check the path; nothing was planned")
     videos = files if is_glob(path) else [file for file in files if _extension(file.url) in VIDEO_EXTENSIONS]
     if not videos:
         raise ConfigError(
-            f"{key}.path: {path} holds {len(files)} files, none with a video's extension",
+            f"{key}: {path} holds {len(files)} files, none with a video's extension",
             f"name them by a glob such as {path.rstrip('/')}/* if they are videos",
         )
     for file in videos:
@@ -81,9 +82,28 @@ def _stat_or_none(path: str, source: InputSource, key: str) -> FileInfo | None:
     except SourceMissing:
         return None
     except LuvcError as error:
-        raise ConfigError(f"{key}.path: {error.message}", error.hint) from error
+        raise ConfigError(f"{key}: {error.message}", error.hint) from error
 
 
 def _extension(path: str) -> str:
     name = path.rsplit("/", 1)[-1]
     return "." + name.rsplit(".", 1)[-1].lower() if "." in name else ""
+
+
+def storage_of(inputs: Sequence[InputSource], uri: str) -> dict[str, Any]:
+    """The storage options for a video: those of the input it most likely came from.
+
+    An input manifest may name videos anywhere on its store, so without a common path the protocol decides.
+    """
+    same = [source for source in inputs if _protocol(source.path) == _protocol(uri)]
+    return dict(max(same, key=lambda source: _shared(source.path, uri)).storage) if same else {}
+
+
+def _shared(one: str, other: str) -> int:
+    """Leading path components that two URLs share."""
+    pairs = enumerate(zip(one.split("/"), other.split("/"), strict=False))
+    return next((index for index, (left, right) in pairs if left != right), min(one.count("/"), other.count("/")) + 1)
+
+
+def _protocol(url: str) -> str:
+    return url.split("://", 1)[0] if "://" in url else "file"

@@ -28,6 +28,7 @@ A run writes one folder, on a disk or in an object store:
 ```
 OUT/
   manifest/manifest.parquet          what is to be done: one row a unit (a clip with its prompts)
+  probes/probes.parquet              what headers said, so that the next plan need not read them: one row a video
   results/part-*.parquet             answers: one row a unit and prompt
   failures/part-*.parquet            what could not be done, and why: one row a unit and run
   quality/part-*.parquet             some answers of each run beside those without compression
@@ -60,10 +61,10 @@ Parquet with zstd, rows sorted by uri, start and unit, in groups of 16,384 rows.
 `output.part_units` units, `output.part_bytes` bytes (of the file, not of the rows in memory) or 30 seconds, whichever
 comes first, so that a crash costs little; `luvc compact OUT` joins small ones afterwards.
 
-With `output.partition: date`, parts of results, failures and quality lie in folders `dt=YYYY-MM-DD`. The date is the day
-the run began, in UTC, as its id says: a run over midnight has one partition, and a failed unit that is tried again has
-its new rows in the later one. Files have no column `dt`; readers that know partitions make one of the folder's name.
-Both layouts may stand in one output (a setting that was changed), and everything in this project reads both.
+With `output.partition: date`, parts of results, failures and quality lie in folders `dt=YYYY-MM-DD`. The date is the
+day the run began, in UTC, as its id says: a run over midnight has one partition, and a failed unit that is tried again
+has its new rows in the later one. Files have no column `dt`; readers that know partitions make one of the folder's
+name. Both layouts may stand in one output (a setting that was changed), and everything in this project reads both.
 
 Beside the schema with its descriptions, the footer has these keys:
 
@@ -151,6 +152,12 @@ unit before adding them up. The seconds of the stages are shared out over the ro
 
 TABLES = (
     ("manifest", "`manifest/manifest.parquet`", "One row a unit. A new plan replaces it.", schemas.MANIFEST),
+    (
+        "probes",
+        "`probes/probes.parquet`",
+        "One row a video whose header could be read. Replaced by each plan; without it the next one reads all headers.",
+        schemas.PROBES,
+    ),
     ("results", "`results/part-*.parquet`", "One row a unit and prompt. Rows are only ever added.", schemas.RESULTS),
     (
         "failures",

@@ -11,6 +11,7 @@ Plain state without clocks or threads; the job puts one `Board` into a Ray actor
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -86,6 +87,15 @@ class Board:
         if alone:
             self._alone[worker] = key
         return Turn("alone" if deaths else "together", deaths)
+
+    def begin_all(self, stage: str, unit_ids: Sequence[str], worker: str) -> list[Turn]:
+        """`begin` for units that a worker takes together."""
+        return [self.begin(stage, unit_id, worker) for unit_id in unit_ids]
+
+    def end_all(self, stage: str, unit_ids: Sequence[str]) -> None:
+        """`end` for each."""
+        for unit_id in unit_ids:
+            self.end(stage, unit_id)
 
     def alone(self, stage: str, unit_id: str) -> None:
         """Note that from now on the unit has its worker to itself."""

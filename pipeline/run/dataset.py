@@ -5,13 +5,18 @@ With `run.topology: split` a pool of encoder actors stands between decode tasks 
 What is set here and why:
 
 - Blocks of input are sized by guided self-scheduling: large while there is much to do (a million units make some
-  ten thousand tasks), single units at the end, so that no worker sits on a long tail. Decode tasks stream: each unit
-  leaves as its own block as soon as it is ready, so large blocks delay nobody.
-- The engine stage is an actor pool whose actors are called from `in_flight_units` threads, one unit a call; the engine
-  inside batches across calls (`engine_loop`). Ray Data's asynchronous UDFs were the other choice: their concurrency is
-  fixed by an environment variable, their outputs are put back in order, and a full output queue blocks the event loop
-  for all.
-- Decoded frames are bounded three times: calls in flight to an actor, two unread blocks a decode task, and a cap on the
+  ten thousand tasks), single units at the end, so that no worker sits on a long tail. Decode tasks stream: units
+  leave as soon as they are ready, so large blocks delay nobody.
+- A block costs the driver some 20 ms on its way through the stages, whatever is in it (docs/scale.md). So units with
+  small frames share blocks, up to 4 MiB and a quarter of `in_flight_units`; a unit with large frames has its own.
+  Which units share one follows from the plan (`stages.groups`), and they are packed into one row, so that Ray neither
+  cuts nor joins them. They share nothing else: a unit that fails is one failure, and one that kills its worker is found
+  as before (`board`).
+- The engine stage is an actor pool whose actors are called from several threads, a block a call, with about
+  `in_flight_units` units in all; the engine inside batches across calls (`engine_loop`). Ray Data's asynchronous UDFs
+  were the other choice: their concurrency is fixed by an environment variable, their outputs are put back in order,
+  and a full output queue blocks the event loop for all.
+- Decoded frames are bounded three times: units in flight to an actor, two unread blocks a decode task, and a cap on the
   object store computed from the planned frame sizes.
 - Between encoders and language models only visual tokens travel: frames leave the object store when they are encoded.
 - The sink is the driver: outcomes are rows of text and counts (a few kB), a driver reads hundreds of them a
@@ -22,6 +27,7 @@ What is set here and why:
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Generator
 from typing import Any
 
@@ -32,11 +38,20 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources
 
 from pipeline.config import RunConfig
 from pipeline.run.engine_stage import EngineStage
-from pipeline.run.outcome import UNIT, Facts
-from pipeline.run.stages import AnswerStage, Decode, DecodeStage, EncodeStage
+from pipeline.run.outcome import UNIT, Facts, unpacked
+from pipeline.run.stages import (
+    GROUP_BYTES,
+    AnswerStage,
+    Decode,
+    DecodeStage,
+    EncodeStage,
+    group_units,
+    groups,
+)
 
 LARGEST_BLOCK_UNITS = 64
 DECODE_CALLS = 256
+FRAME_PX = ("frame_height_px", "frame_width_px")
 SMALLEST_STORE_BYTES = 128 * 1024**2
 #: A visual token of 8,192 dimensions in bfloat16 (or of 4,096 in float32), for a bound that needs no model.
 LARGEST_TOKEN_BYTES = 16 * 1024
@@ -61,17 +76,28 @@ def blocks(units: pa.Table, workers: int) -> list[pa.Table]:
     return cut
 
 
+def calls(units: pa.Table, config: RunConfig) -> int:
+    """Blocks on their way to an actor at a time, so that these hold about `in_flight_units` units."""
+    sizes = planned_sizes(units)
+    group = len(sizes) / max(1, len(groups(sizes, group_units(config))))
+    return min(config.run.in_flight_units, math.ceil(config.run.in_flight_units / group) + 1)
+
+
+def planned_sizes(units: pa.Table) -> list[int]:
+    """Bytes of each unit's frames, as `outcome.planned_bytes`."""
+    columns = [pc.fill_null(units[name], 0).cast(pa.int64()) for name in ("frames", *FRAME_PX)]
+    sizes: list[int] = pc.multiply(3, pc.multiply(columns[0], pc.multiply(columns[1], columns[2]))).to_pylist()
+    return sizes
+
+
 def store_bytes(units: pa.Table, config: RunConfig, decoders: int) -> int:
     """Object store the run may fill: frames in flight to actors and in the hands of decoders, with room to pipeline."""
-    pixels = pc.multiply(
-        pc.multiply(units["frame_height_px"].cast(pa.int64()), units["frame_width_px"].cast(pa.int64())),
-        units["frames"].cast(pa.int64()),
-    )
-    largest = 3 * int(pc.max(pixels).as_py() or 0)
+    largest = max(planned_sizes(units), default=0)
     if config.run.topology == "split":
         largest = max(largest, LARGEST_TOKEN_BYTES * int(pc.max(units["merged_tokens"]).as_py() or 0))
-    in_flight = config.run.model_actors * config.run.in_flight_units + 2 * decoders
-    return max(SMALLEST_STORE_BYTES, 4 * in_flight * largest)
+    block = max(largest, min(GROUP_BYTES, group_units(config) * largest))
+    in_flight = config.run.model_actors * config.run.in_flight_units * largest + 2 * decoders * block
+    return max(SMALLEST_STORE_BYTES, 4 * in_flight)
 
 
 def gpus_per_actor(asked: float | str, cluster_gpus: float) -> float:
@@ -87,7 +113,8 @@ def build(units: pa.Table, config: RunConfig, facts: Facts, board: Any, decode: 
     decoders = max(1, int(resources.get("CPU", 1) // config.run.decode_cpus))
     quiet()
     context = DataContext.get_current()
-    # Every unit its own block: it can leave as soon as it is ready, and budgets see its real size.
+    # Every row its own block, that is every group of units: it can leave as soon as it is ready, and budgets see its
+    # real size.
     context.target_max_block_size = 1
     context.execution_options.resource_limits = ExecutionResources(
         object_store_memory=store_bytes(units, config, decoders)
@@ -116,23 +143,24 @@ def build(units: pa.Table, config: RunConfig, facts: Facts, board: Any, decode: 
             zero_copy_batch=True,
             num_cpus=cpus,
             num_gpus=gpus_per_actor(gpus, resources.get("GPU", 0)),
-            compute=_pool(actors, run.in_flight_units),
+            compute=_pool(actors, calls(units, config)),
         )
     return dataset
 
 
-def _pool(actors: int, in_flight: int) -> ActorPoolStrategy:
+def _pool(actors: int, at_once: int) -> ActorPoolStrategy:
     return ActorPoolStrategy(
         size=actors,
-        max_concurrent_calls_per_actor=in_flight,
-        max_tasks_in_flight_per_actor=in_flight + max(1, in_flight // 4),
+        max_concurrent_calls_per_actor=at_once,
+        max_tasks_in_flight_per_actor=at_once + max(1, at_once // 4),
         enable_true_multi_threading=True,
     )
 
 
 def stream(dataset: Dataset) -> Generator[pa.Table, None, None]:
-    """Outcomes as they come."""
-    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=4)
+    """Outcomes as they come, `[OUTCOME]`."""
+    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=4):
+        yield unpacked(block)
 
 
 def quiet() -> None:

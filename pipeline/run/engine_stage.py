@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import ray
 
@@ -27,7 +29,13 @@ from pipeline.run.telemetry import RayRecord, tell_load
 #: The driver looks for a reason to abort every second or so; an exception before that would bury the reason.
 ABORT_S = 5.0
 
-T = TypeVar("T")
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request in the engine's hands."""
+
+    request: Request
+    answer: Future[Completion]
 
 
 class WorkerDied(LuvcError):
@@ -80,37 +88,73 @@ class EngineStage:
 
     def finish(
         self,
-        unit: Mapping[str, Any],
-        request: Callable[[], Request],
-        rows: Callable[[Completion], dict[str, Any]],
-    ) -> dict[str, Any]:
-        """`rows` of the unit's completion, or its `failure`. Raises only when the process has to end."""
-        turn: Turn = ray.get(self._board.begin.remote(self._stage, unit["unit_id"], process()))
-        if turn.verdict == "give_up":
-            return {"failure": self._failure(unit, died(self._doing, turn), turn.deaths)}
+        units: Sequence[Mapping[str, Any]],
+        request: Callable[[int], Request],
+        rows: Callable[[int, Completion], dict[str, Any]],
+    ) -> list[dict[str, Any]]:
+        """For each unit: the `failure` it came with, `rows` of its completion, or its failure here.
+
+        All are handed over before the first is waited for: an engine that gets them one by one forms no batch.
+        Raises only when the process has to end.
+        """
+        ended: list[dict[str, Any]] = [{"failure": unit["failure"]} for unit in units]
+        todo = [index for index, unit in enumerate(units) if unit["failure"] is None]
+        ids = [units[index]["unit_id"] for index in todo]
+        if not ids:
+            return ended
+        turns: list[Turn] = ray.get(self._board.begin_all.remote(self._stage, ids, process()))
         try:
-            completion, attempts = self._complete(request(), alone=turn.verdict == "alone")
-            if completion.error:
-                return {"failure": self._failure(unit, completion.error, attempts + turn.deaths)}
-            self._finished_one = True
-            return rows(completion)
+            asked = [self._ask(units[i], turn, i, request) for i, turn in zip(todo, turns, strict=True)]
+            for i, turn, one in zip(todo, turns, asked, strict=True):
+                ended[i] = self._answered(units[i], turn, one, partial(rows, i))
+            return ended
         except EngineUnavailable as error:
             self._give_up_process(error)
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it costs this unit only
-            return {"failure": self._failure(unit, error, 1 + turn.deaths)}
         finally:
-            self._board.end.remote(self._stage, unit["unit_id"])
+            self._board.end_all.remote(self._stage, ids)
 
-    def _complete(self, request: Request, alone: bool) -> tuple[Completion, int]:
+    def _ask(
+        self, unit: Mapping[str, Any], turn: Turn, index: int, request: Callable[[int], Request]
+    ) -> _Asked | dict[str, Any]:
+        """A request on its way, or the failure of a unit that is not asked."""
+        if turn.verdict == "give_up":
+            return self._failed(unit, died(self._doing, turn), turn.deaths)
+        try:
+            made = request(index)
+            return _Asked(made, self._loop.submit(made, turn.verdict == "alone"))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it costs this unit only
+            return self._failed(unit, error, 1 + turn.deaths)
+
+    def _answered(
+        self,
+        unit: Mapping[str, Any],
+        turn: Turn,
+        asked: _Asked | dict[str, Any],
+        rows: Callable[[Completion], dict[str, Any]],
+    ) -> dict[str, Any]:
+        if isinstance(asked, dict):
+            return asked
+        try:
+            completion, attempts = self._complete(asked)
+            if completion.error:
+                return self._failed(unit, completion.error, attempts + turn.deaths)
+            self._finished_one = True
+            return rows(completion)
+        except EngineUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it costs this unit only
+            return self._failed(unit, error, 1 + turn.deaths)
+
+    def _complete(self, asked: _Asked) -> tuple[Completion, int]:
         attempts = self._config.run.attempts
         attempt = 1
-        completion = self._loop.submit(request, alone).result()
+        completion = asked.answer.result()
         while completion.error and completion.error.retryable and attempt < attempts:
             # It was in an engine that broke, perhaps by a neighbour's fault: alone, the fault is clear.
             alone = isinstance(completion.error, EngineFailed)
             attempt += 1
-            completion = self._loop.submit(request, alone).result()
+            completion = self._loop.submit(asked.request, alone).result()
         return completion, attempt
 
     def _give_up_process(self, error: EngineUnavailable) -> None:
@@ -131,16 +175,8 @@ class EngineStage:
     def _note_alone(self, unit_id: str) -> None:
         ray.get(self._board.alone.remote(self._stage, unit_id))
 
-    def _failure(self, unit: Mapping[str, Any], error: BaseException, attempts: int) -> dict[str, Any]:
-        return failure_row(unit, self._stage, error, attempts, self._run_id, now())
-
-
-def each(count: int, of: Callable[[int], T]) -> list[T]:
-    """`of` for every row of a block, at once: an engine that gets them one by one forms no batch."""
-    if count == 1:
-        return [of(0)]
-    with ThreadPoolExecutor(max(1, count)) as pool:
-        return list(pool.map(of, range(count)))
+    def _failed(self, unit: Mapping[str, Any], error: BaseException, attempts: int) -> dict[str, Any]:
+        return {"failure": failure_row(unit, self._stage, error, attempts, self._run_id, now())}
 
 
 def now() -> datetime:

@@ -17,7 +17,7 @@ def open_engine(config: RunConfig) -> EngineProtocol:
     if config.run.engine == "fake":
         from pipeline.run.fake_engine import FakeEngine
 
-        return FakeEngine(slots=config.run.in_flight_units)
+        return FakeEngine(config.run.in_flight_units, config.run.fake.latency_s)
     if config.run.engine == "vllm":
         from pipeline.run.vllm_engine import open_vllm
 

@@ -19,12 +19,16 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from luvc.errors import LuvcError, ModelError, RequestError
 from luvc.types import Answer, Completion, EngineLoad, Request, StageTimes, TokenCounts
+from pipeline.decode.protocol import DecodedClip, DecodeSettings
 
 MARKER = re.compile(r"\[fake:([a-z-]+)(?:=([^\]]*))?\]")
 PATCH_PX = 14
@@ -104,6 +108,18 @@ class FakeEngine:
         for active in finished:
             del self._active[active.request.id]
         return [_complete(active, share) for active in reversed(finished)]
+
+
+def blank_clip(
+    row: Mapping[str, Any], settings: DecodeSettings, storage_options: Mapping[str, Any] | None = None
+) -> DecodedClip:
+    """In place of `pipeline.decode.decode_unit`: the planned number of frames, black and as small as a patch.
+
+    For rehearsals of everything but decoding (`run.engine_options: {decode: false}`); the video is not opened.
+    """
+    times = tuple(row["timestamps_s"])
+    frames = np.zeros((len(times), PATCH_PX, PATCH_PX, 3), np.uint8)
+    return DecodedClip(frames, times, len(times), len(times), frames_corrupt=0, seconds=0.0)
 
 
 def _misbehave(markers: dict[str, str]) -> None:

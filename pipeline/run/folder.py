@@ -14,7 +14,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import SourceMissing
 from pipeline.events import EventLog
 from pipeline.parts import is_part
-from pipeline.plan import manifest
+from pipeline.plan import headers, manifest
 
 
 class Folder:
@@ -88,6 +88,14 @@ class Folder:
     def write_manifest(self, table: pa.Table) -> None:
         """Replace the manifest."""
         manifest.write_manifest(table, self._root, self._options)
+
+    def read_probes(self) -> pa.Table | None:
+        """Facts of files that the last plan left; None if there are none."""
+        return headers.read_probes(self._root, self._options)
+
+    def write_probes(self, table: pa.Table) -> None:
+        """Replace them."""
+        headers.write_probes(table, self._root, self._options)
 
     def run_without_report(self) -> bool:
         """Whether the newest run ended before its report was written."""

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from luvc.errors import LuvcError
+from luvc.errors import ConfigError, LuvcError
 from pipeline.config import RunConfig
 from pipeline.errors import OutputError
 from pipeline.forecast import Forecast, forecast
@@ -35,6 +35,9 @@ from pipeline.run.quality import pick
 from pipeline.run.sink import Part, PartWriter, Sink
 from pipeline.run.surroundings import stop_on_signal
 from pipeline.run.telemetry import RayRecord, RunTelemetry
+
+if TYPE_CHECKING:
+    from pipeline.plan.planning import Plan
 
 Outcome = Literal["done", "some_failed", "interrupted", "aborted", "nothing_to_do"]
 
@@ -77,6 +80,7 @@ def run(
     config: RunConfig,
     retry_failed: Retry = None,
     replan: bool = True,
+    add: Sequence[str] = (),
     verbose: bool = False,
     calibrate: int = 0,
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),  # noqa: T201
@@ -85,7 +89,8 @@ def run(
 
     Args:
         retry_failed: also take failed units: those that trying again can help, or all.
-        replan: false uses the manifest that is there, for corpora whose headers take long to read.
+        replan: false uses the manifest that is there, where no new videos are wanted.
+        add: videos to add to the manifest that is there, instead of listing the inputs.
         verbose: show Ray's own messages.
         calibrate: do so many units first, in a run of their own, and say what the others will take.
         say: told what happens, in lines for a person.
@@ -101,7 +106,7 @@ def run(
         lease = Lease(folder, run_id, say)
         lease.acquire()
         stack.callback(lease.release)
-        manifest = _manifest(config, folder, replan, lease, say)
+        manifest = _manifest(config, folder, replan, add, lease, say)
         ledger = read_ledger(folder, manifest["unit_id"])
         counts = ledger.counts
         if not pc.any(ledger.work(retry_failed)).as_py():
@@ -190,22 +195,49 @@ def read_ledger(folder: Folder, planned: pa.Array | pa.ChunkedArray) -> Ledger:
     return reckon(planned, done, failed)
 
 
-def _manifest(config: RunConfig, folder: Folder, replan: bool, lease: Lease, say: Callable[[str], None]) -> pa.Table:
-    from pipeline.plan import plan
+def _manifest(
+    config: RunConfig, folder: Folder, replan: bool, add: Sequence[str], lease: Lease, say: Callable[[str], None]
+) -> pa.Table:
+    from pipeline.plan.planning import check_same_settings
 
-    kept = None if replan else folder.read_manifest()
+    kept = None if replan or add else folder.read_manifest()
     if kept is not None:
+        check_same_settings(config, kept, "run without --no-plan: headers that were read are not read again")
         return kept
-    tell = every(config.run.heartbeat_s, lambda seen, total: say(f"{seen} of {total} headers read"))
+    tell = every(config.run.heartbeat_s, lambda seen, total: say(f"{seen} of {total} videos looked at"))
 
     def progress(seen: int, total: int) -> None:
         lease.renew()
         tell(seen, total)
 
-    planned = plan(config, progress)
+    planned = make_plan(config, folder, add, progress, folder.write_probes)
     say(str(planned.summary))
+    folder.write_probes(planned.probes)
     folder.write_manifest(planned.table)
     return planned.table
+
+
+def make_plan(
+    config: RunConfig,
+    folder: Folder,
+    add: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+    save: Callable[[pa.Table], None] | None = None,
+) -> Plan:
+    """Plan on top of what the folder knows from the plan before; or add videos to that. Writes only through `save`.
+
+    Raises:
+        ConfigError: nothing to plan, or nothing to add to.
+    """
+    from pipeline.plan import planning
+
+    known = folder.read_probes()
+    if not add:
+        return planning.plan(config, progress, known, save)
+    manifest = folder.read_manifest()
+    if manifest is None:
+        raise ConfigError(f"--add: {config.output.path} has no manifest to add to", "run `luvc plan` first")
+    return planning.add(config, add, manifest, progress, known, save)
 
 
 def every(

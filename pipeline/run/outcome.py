@@ -5,7 +5,8 @@
 With encoder and language model in different actors, ENCODED stands between the two: visual tokens instead of frames.
 
 One unit is one row all the way: nothing fans out, so nothing can be half written, lost or doubled by a retried
-task. Frames travel as one flat buffer that is never copied on this side of the decoder.
+task. Small units travel several together, packed into one row of a block (`packed`). Frames travel as one flat buffer,
+which is not copied on this side of the decoder unless it is small and shares a block.
 Knows nothing of Ray or torch.
 """
 
@@ -62,6 +63,9 @@ TOKENS = pa.schema(
 )
 ENCODED = pa.schema([*UNIT, *(field for field in PAYLOAD if field.name != "frames_rgb"), *TOKENS])
 
+#: The one column of a block between two stages: a list of rows of `DECODED`, `ENCODED` or `OUTCOME`.
+PACKED = "units"
+
 #: Columns that are read through their buffers, never as Python values.
 LARGE = ("frames_rgb", "features", "token_row", "token_column", "token_time")
 
@@ -96,16 +100,33 @@ class Facts:
     sample: frozenset[str] = frozenset()
 
 
-def decoded_row(row: Mapping[str, Any], payload: Mapping[str, Any], frames: np.ndarray | None = None) -> pa.Table:
-    """One row of `DECODED`; `frames` is uint8 `[frames, height, width, 3]`."""
-    values = {**row, **payload}
-    if frames is not None:
-        values["shape"] = list(frames.shape)
-    columns = [
-        _one_binary(frames) if field.name == "frames_rgb" else pa.array([values.get(field.name)], field.type)
-        for field in DECODED
-    ]
-    return pa.Table.from_arrays(columns, schema=DECODED)
+def planned_bytes(unit: Mapping[str, Any]) -> int:
+    """Size of a unit's frames; 0 where planning failed."""
+    return 3 * (unit["frames"] or 0) * (unit["frame_height_px"] or 0) * (unit["frame_width_px"] or 0)
+
+
+def decoded_table(rows: Sequence[Mapping[str, Any]], frames: Sequence[np.ndarray | None]) -> pa.Table:
+    """Rows of `DECODED` from manifest rows with what decoding added; frames are uint8 `[frames, height, width, 3]`."""
+    shapes = [None if one is None else list(one.shape) for one in frames]
+    made = {"frames_rgb": _binaries(frames), "shape": pa.array(shapes, DECODED.field("shape").type)}
+    for field in DECODED:
+        if field.name not in made:
+            made[field.name] = pa.array([row.get(field.name) for row in rows], field.type)
+    return pa.Table.from_arrays([made[name] for name in DECODED.names], schema=DECODED)
+
+
+def packed(table: pa.Table) -> pa.Table:
+    """All rows of a table in one row: Ray Data cuts blocks by their bytes, but never a row."""
+    (rows,) = table.combine_chunks().to_struct_array().chunks
+    return pa.table({PACKED: pa.LargeListArray.from_arrays(pa.array([0, len(rows)], pa.int64()), rows)})
+
+
+def unpacked(table: pa.Table) -> pa.Table:
+    """The rows that `packed` put into each row; their bytes are not copied."""
+    column = table[PACKED]
+    # Chunk by chunk: joining even one chunk of lists copies it.
+    rows = pa.chunked_array([one.flatten() for one in column.chunks], column.type.value_type)
+    return pa.Table.from_struct_array(rows)
 
 
 def encoded_row(unit: Mapping[str, Any], encoded: EncodedClip | None = None) -> pa.Table:
@@ -115,7 +136,7 @@ def encoded_row(unit: Mapping[str, Any], encoded: EncodedClip | None = None) -> 
         values |= {"features_dtype": encoded.dtype, "token_time": encoded.time}
         values |= {"token_row": encoded.row, "token_column": encoded.column, "shape": list(encoded.frames_shape)}
     columns = [
-        _one_binary(None if encoded is None else encoded.features)
+        _binaries([None if encoded is None else encoded.features])
         if field.name == "features"
         else pa.array([values.get(field.name)], field.type)
         for field in ENCODED
@@ -123,13 +144,13 @@ def encoded_row(unit: Mapping[str, Any], encoded: EncodedClip | None = None) -> 
     return pa.Table.from_arrays(columns, schema=ENCODED)
 
 
-def _one_binary(array: np.ndarray | None) -> pa.Array:
-    """A large_binary array of one value that shares the uint8 array's memory."""
-    if array is None:
-        return pa.nulls(1, pa.large_binary())
-    data = pa.py_buffer(np.ascontiguousarray(array))
-    offsets = pa.py_buffer(np.array([0, data.size], np.int64))
-    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, data])
+def _binaries(arrays: Sequence[np.ndarray | None]) -> pa.Array:
+    """A large_binary array of uint8 arrays; one alone shares its memory, several are put end to end."""
+    flat = [np.empty(0, np.uint8) if one is None else np.ascontiguousarray(one).reshape(-1) for one in arrays]
+    data = pa.py_buffer(flat[0] if len(flat) == 1 else np.concatenate(flat))
+    offsets = pa.py_buffer(np.cumsum([0, *(len(one) for one in flat)], dtype=np.int64))
+    there = pa.array([one is not None for one in arrays]).buffers()[1]
+    return pa.Array.from_buffers(pa.large_binary(), len(arrays), [there, offsets, data])
 
 
 def frames_of(table: pa.Table, index: int) -> np.ndarray:

@@ -9,29 +9,35 @@ worker be blamed on the right one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 
 from luvc.types import Completion, Request
 from pipeline.config import RunConfig
+from pipeline.plan.sources import storage_of
 from pipeline.run.board import Turn
-from pipeline.run.engine_stage import EngineStage, died, each, now, process
+from pipeline.run.engine_stage import EngineStage, died, now, process
 from pipeline.run.engines import open_encoder, open_engine
+from pipeline.run.fake_engine import blank_clip
 from pipeline.run.outcome import (
     LARGE,
     Facts,
-    decoded_row,
+    decoded_table,
     encoded_of,
     encoded_row,
     failure_row,
     frames_of,
     outcomes,
+    packed,
+    planned_bytes,
     planned_failure,
     request_of,
     result_rows,
+    unpacked,
 )
 from pipeline.run.quality import REFERENCE, Comparison
 
@@ -44,48 +50,88 @@ ANSWER = "answer"
 Decode = Callable[..., Any]
 
 
+#: Frames of units that share a block: above this a block costs the driver little beside its unit.
+GROUP_BYTES = 4 * 1024**2
+LARGEST_GROUP_UNITS = 64
+
+
+def group_units(config: RunConfig) -> int:
+    """Units that a block between two stages may hold; an actor has several blocks, so that it never runs dry."""
+    return min(LARGEST_GROUP_UNITS, max(1, config.run.in_flight_units // 4))
+
+
+def groups(sizes_bytes: Sequence[int], largest_units: int) -> list[int]:
+    """How many units share each block, in order, from the planned sizes of their frames.
+
+    Nothing but the plan decides: a task that Ray runs again has to give the same blocks. Where there are few units a
+    block has one, since they come in small input blocks then (`dataset.block_sizes`).
+    """
+    counts: list[int] = []
+    held = 0
+    for size in sizes_bytes:
+        if counts and counts[-1] < largest_units and held + size <= GROUP_BYTES:
+            counts[-1] += 1
+            held += size
+        else:
+            counts.append(1)
+            held = size
+    return counts
+
+
 class DecodeStage:
-    """Manifest rows in, the same rows with frames or a failure out, one block a unit as soon as it is ready."""
+    """Manifest rows in, the same rows with frames or a failure out: a block as soon as its units are ready."""
 
     def __init__(self, config: RunConfig, run_id: str, board: Any, decode: Decode | None = None) -> None:
         self._config = config
         self._run_id = run_id
         self._board = board
         self._decode_unit = decode
+        self._blank = config.run.engine == "fake" and not config.run.fake.decode
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         # Order and number of outputs are fixed by the rows: Ray may run the task again and skips what it has.
-        for row in table.to_pylist():
-            yield self._decode(row)
+        rows = table.to_pylist()
+        for count in groups([planned_bytes(row) for row in rows], group_units(self._config)):
+            group, rows = rows[:count], rows[count:]
+            yield packed(self._decode(group))
 
-    def _decode(self, row: dict[str, Any]) -> pa.Table:
+    def _decode(self, rows: list[dict[str, Any]]) -> pa.Table:
+        decoded = [self._decode_one(row) for row in rows]
+        full = [row | added for row, (added, _) in zip(rows, decoded, strict=True)]
+        return decoded_table(full, [frames for _, frames in decoded])
+
+    def _decode_one(self, row: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
+        """What decoding adds to a row, and its frames."""
         if row["error_class"]:
-            return decoded_row(row, {"failure": planned_failure(row, self._run_id, now())})
+            return {"failure": planned_failure(row, self._run_id, now())}, None
+        if self._blank:  # nothing that could kill this process
+            return self._try(row, Turn("alone", 0))
         unit_id = row["unit_id"]
+        # Noted one by one, although they share a block: the unit that kills this process is known at once.
         turn: Turn = ray.get(self._board.begin.remote(DECODE, unit_id, process(), alone=True))
         if turn.verdict == "give_up":
-            return decoded_row(row, {"failure": self._failure(row, died("decoding", turn), turn.deaths)})
-        started = time.perf_counter()
+            return {"failure": self._failure(row, died("decoding", turn), turn.deaths)}, None
         try:
-            return self._try(row, started, turn)
+            return self._try(row, turn)
         finally:
             self._board.end.remote(DECODE, unit_id)
 
-    def _try(self, row: dict[str, Any], started: float, turn: Turn) -> pa.Table:
+    def _try(self, row: dict[str, Any], turn: Turn) -> tuple[dict[str, Any], np.ndarray | None]:
         from pipeline.decode import decode_unit, make_thumbnail
 
-        decode = self._decode_unit or decode_unit
+        started = time.perf_counter()
+        decode = self._decode_unit or (blank_clip if self._blank else decode_unit)
         settings, attempts = self._config.decode, self._config.run.attempts
         for attempt in range(1, attempts + 1):
             try:
-                clip = decode(row, settings, storage_options=storage_of(self._config, row["uri"]))
+                clip = decode(row, settings, storage_options=storage_of(self._config.inputs, row["uri"]))
                 thumbnail = make_thumbnail(clip.frames, row["width_px"], row["height_px"]) if row["sample"] else None
                 break
             except Exception as error:  # noqa: BLE001 - whatever it is, it costs this unit only
                 if attempt == attempts or not getattr(error, "retryable", False):
                     failure = self._failure(row, error, attempt + turn.deaths)
-                    return decoded_row(row, {"failure": failure, "video_decode_s": time.perf_counter() - started})
-        payload = {
+                    return {"failure": failure, "video_decode_s": time.perf_counter() - started}, None
+        added = {
             "used_timestamps_s": list(clip.timestamps_s),
             "frames_expected": clip.frames_expected,
             "frames_decoded": clip.frames_decoded,
@@ -94,7 +140,7 @@ class DecodeStage:
             "storage_reads": clip.storage_reads,
             "video_decode_s": time.perf_counter() - started,
         }
-        return decoded_row(row, payload, clip.frames)
+        return added, clip.frames
 
     def _failure(self, row: dict[str, Any], error: BaseException, attempts: int) -> dict[str, Any]:
         return failure_row(row, DECODE, error, attempts, self._run_id, now())
@@ -106,21 +152,18 @@ class EncodeStage(EngineStage):
     def __init__(self, config: RunConfig, facts: Facts, board: Any) -> None:
         super().__init__(ENCODE, "encoding", config, facts.run_id, board, open_encoder)
 
-    def __call__(self, table: pa.Table) -> pa.Table:
+    def __call__(self, block: pa.Table) -> pa.Table:
+        table = unpacked(block)
         rows = table.drop_columns("frames_rgb").to_pylist()
-        return pa.concat_tables(each(len(rows), lambda i: self._encoded(rows[i], table, i)))
-
-    def _encoded(self, unit: dict[str, Any], table: pa.Table, index: int) -> pa.Table:
-        made: dict[str, Any] = {"clip": None}
-        if unit["failure"] is None:
-            made |= self.finish(
-                unit,
-                lambda: request_of(unit, frames_of(table, index), self._config.generation),
-                lambda completion: {"clip": completion.encoded[0], "encode_s": completion.times.encode_s},
-            )
-        clip = made.pop("clip")
+        ended = self.finish(
+            rows,
+            lambda i: request_of(rows[i], frames_of(table, i), self._config.generation),
+            lambda i, done: {"clip": done.encoded[0], "encode_s": done.times.encode_s},
+        )
         times = {"encoder": self._worker, "encoder_starved_s": self._loop.times.starved_s}
-        return encoded_row(unit | made | times, clip)
+        clips = [one.pop("clip", None) for one in ended]
+        made = (encoded_row(row | one | times, clip) for row, one, clip in zip(rows, ended, clips, strict=True))
+        return packed(pa.concat_tables(made))
 
 
 class AnswerStage(EngineStage):
@@ -131,38 +174,42 @@ class AnswerStage(EngineStage):
         self._facts = facts
         self._comparison = Comparison(self._loop, board, facts)
 
-    def __call__(self, table: pa.Table) -> pa.Table:
+    def __call__(self, block: pa.Table) -> pa.Table:
+        table = unpacked(block)
         rows = table.drop_columns([name for name in LARGE if name in table.column_names]).to_pylist()
-        return outcomes(each(len(rows), lambda i: self._outcome(rows[i], table, i)))
-
-    def _outcome(self, unit: dict[str, Any], table: pa.Table, index: int) -> dict[str, Any]:
-        if unit["failure"] is None:
-            ended = self._answered(unit, lambda: request_of(unit, self._clip(table, index), self._config.generation))
-        else:
-            ended = {"failure": unit["failure"]}
+        ended = self._answers(rows, lambda i: request_of(rows[i], self._clip(table, i), self._config.generation))
         times = self._loop.times
-        return ended | {
-            "video_decode_s": unit["video_decode_s"],
-            "storage_reads": unit["storage_reads"],
-            "worker": self._worker,
-            "busy_s": times.busy_s,
-            "starved_s": times.starved_s,
-            "engine_peak_bytes": self._peak_bytes,
-            "encoder": unit.get("encoder"),
-            "encoder_starved_s": unit.get("encoder_starved_s"),
-        }
+        return packed(
+            outcomes(
+                [
+                    one
+                    | {
+                        "video_decode_s": unit["video_decode_s"],
+                        "storage_reads": unit["storage_reads"],
+                        "worker": self._worker,
+                        "busy_s": times.busy_s,
+                        "starved_s": times.starved_s,
+                        "engine_peak_bytes": self._peak_bytes,
+                        "encoder": unit.get("encoder"),
+                        "encoder_starved_s": unit.get("encoder_starved_s"),
+                    }
+                    for one, unit in zip(ended, rows, strict=True)
+                ]
+            )
+        )
 
-    def _answered(self, unit: dict[str, Any], request: Callable[[], Request]) -> dict[str, Any]:
-        """Results or a failure; of a unit of the sample also how it compares."""
-        completed: list[Completion] = []
+    def _answers(self, units: list[dict[str, Any]], request: Callable[[int], Request]) -> list[dict[str, Any]]:
+        """Results or a failure of each; of units of the sample also how they compare, once all are finished."""
+        completed: dict[int, Completion] = {}
 
-        def rows(completion: Completion) -> dict[str, Any]:
-            completed.append(completion)
-            return {"results": result_rows(unit, completion, self._facts, now())}
+        def rows(index: int, completion: Completion) -> dict[str, Any]:
+            completed[index] = completion
+            return {"results": result_rows(units[index], completion, self._facts, now())}
 
-        ended = self.finish(unit, request, rows)
-        if "results" in ended and unit["unit_id"] in self._facts.sample:
-            ended["quality"] = self._comparison.rows(unit, request(), completed[-1])
+        ended = self.finish(units, request, rows)
+        for index, unit in enumerate(units):
+            if "results" in ended[index] and unit["unit_id"] in self._facts.sample:
+                ended[index]["quality"] = self._comparison.rows(unit, request(index), completed[index])
         return ended
 
     def _note_alone(self, unit_id: str) -> None:
@@ -172,22 +219,3 @@ class AnswerStage(EngineStage):
 
     def _clip(self, table: pa.Table, index: int) -> Any:
         return encoded_of(table, index) if "features" in table.column_names else frames_of(table, index)
-
-
-def storage_of(config: RunConfig, uri: str) -> dict[str, Any]:
-    """The storage options for a video: those of the input it most likely came from.
-
-    An input manifest may name videos anywhere on its store, so without a common path the protocol decides.
-    """
-    same = [source for source in config.inputs if _protocol(source.path) == _protocol(uri)]
-    return dict(max(same, key=lambda source: _shared(source.path, uri)).storage) if same else {}
-
-
-def _shared(one: str, other: str) -> int:
-    """Leading path components that two URLs share."""
-    pairs = enumerate(zip(one.split("/"), other.split("/"), strict=False))
-    return next((index for index, (left, right) in pairs if left != right), min(one.count("/"), other.count("/")) + 1)
-
-
-def _protocol(url: str) -> str:
-    return url.split("://", 1)[0] if "://" in url else "file"

@@ -52,7 +52,7 @@ class RunTelemetry:
         self._count(meters.OUTPUT_TOKENS, _sum(results["output_tokens"]))
         for step, column in (("patches", "patches"), ("visual", "visual_tokens"), ("merged", "merged_tokens")):
             self._count(meters.VISUAL_TOKENS, _sum(units[column]), step=step)
-        self._count(meters.VISUAL_TOKENS, sum(map(_mean_layer, units.to_pylist())), step="layers")
+        self._count(meters.VISUAL_TOKENS, _layer_tokens(units), step="layers")
         causes = failures.group_by(["stage", "error_class"]).aggregate([([], "count_all")])
         for cause in causes.to_pylist():
             self._count(meters.UNITS_FAILED, cause["count_all"], stage=cause["stage"], error_class=cause["error_class"])
@@ -116,10 +116,13 @@ def _first_rows(ids: pa.ChunkedArray) -> np.ndarray:
     return np.sort(np.unique(codes, return_index=True)[1])
 
 
-def _mean_layer(unit: Mapping[str, Any]) -> float:
-    # A unit without counts by layer was not pruned.
-    layers = unit["layer_tokens"]
-    return sum(layers) / len(layers) if layers else float(unit["merged_tokens"] or 0)
+def _layer_tokens(units: pa.Table) -> float:
+    """Mean tokens over layers, summed over units; a unit without counts by layer was not pruned."""
+    counts = units["layer_tokens"].combine_chunks()
+    layers = pc.fill_null(pc.list_value_length(counts), 0).to_numpy(zero_copy_only=False)
+    merged = pc.fill_null(units["merged_tokens"], 0).to_numpy().astype(float)
+    of_unit = np.bincount(pc.list_parent_indices(counts), weights=pc.list_flatten(counts), minlength=len(layers))
+    return float(np.where(layers > 0, of_unit / np.maximum(layers, 1), merged).sum())
 
 
 def _sum(column: pa.ChunkedArray) -> float:

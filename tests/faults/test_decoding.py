@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.plan import plan
+from pipeline.run import dataset
 from pipeline.run.feed import Feed
 from pipeline.run.outcome import UNIT, Facts, failure_table, result_table
 from tests.faults.decoders import in_ray_worker
@@ -16,7 +17,9 @@ TROUBLE = ("segfault", "hang", "forbidden", "flaky", "kills-worker", "kills-work
 
 
 @pytest.mark.usefixtures("ray_address")
-def test_each_trouble_costs_one_unit(bench, videos, tmp_path):
+def test_each_trouble_costs_one_unit(bench, videos, tmp_path, monkeypatch):
+    """All of it in one task, several units a block."""
+    monkeypatch.setattr(dataset, "blocks", lambda units, workers: [units])
     folder = tmp_path / "trouble"
     shutil.copytree(videos, folder)
     for index, name in enumerate(TROUBLE):

@@ -164,3 +164,20 @@ def test_an_interrupted_run_is_never_all_right(config, monkeypatch):
     ended = job.RunOutcome("interrupted", planned=2, done=1, failed=0, pending=1)
     monkeypatch.setattr(job, "run", lambda *_, **__: ended)
     assert cli.main(["run", str(config), "--failed-ok"]) == 1
+
+
+def test_videos_are_added_to_a_plan(config, tmp_path, capsys):
+    """Nothing is listed again: a file that is not named stays out."""
+    new, unnamed = video(tmp_path / "videos" / "c.mp4", seed=1), tmp_path / "videos" / "d.mp4"
+    new.rename(tmp_path / "c.mp4")
+    assert cli.main(["plan", str(config), "--add", str(tmp_path / "c.mp4")]) == 2
+    assert "no manifest to add to" in capsys.readouterr().err
+    assert cli.main(["plan", str(config)]) == 0
+    (tmp_path / "c.mp4").rename(new)
+    video(unnamed, seed=2)
+    assert cli.main(["plan", str(config), "--add", str(new)]) == 0
+    assert "units           3 from 3 videos" in capsys.readouterr().out
+    assert cli.main(["run", str(config), "--dry-run"]) == 0
+    assert "headers         2 read, 2 files as they were" in capsys.readouterr().out
+    assert cli.main(["submit", str(config), "--add", "c.mp4"]) == 2
+    assert "other machines" in capsys.readouterr().err

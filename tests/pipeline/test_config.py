@@ -248,6 +248,8 @@ def test_vllm_takes_options(tmp_path: Path) -> None:
     [
         ({"run": {"engine": "vllm"}}, "compression: balanced: vLLM runs models without it.*compression: off"),
         ({"run": {"engine_options": {"seed": 1}}}, "run.engine_options: luvc has none"),
+        ({"run": {"engine": "fake", "engine_options": {"latency": 1}}}, "run.engine_options.latency: Extra inputs"),
+        ({"run": {"engine": "fake", "engine_options": {"latency_s": -1}}}, "run.engine_options.latency_s: Input"),
         ({**VLLM, "model": {"device": "cuda"}}, "model.device, model.attention"),
         ({"compression": "off", "run": {"engine": "vllm", "engine_options": {"model": "x"}}}, "use model.id"),
         ({"compression": "off", "run": {"engine": "vllm", "engine_options": {"dtype": "x"}}}, "use model.dtype"),

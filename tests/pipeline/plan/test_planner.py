@@ -50,7 +50,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_example_clips() -> None:
     made = plan(config_of(EXAMPLES))
-    assert made.table.schema.equals(MANIFEST, check_metadata=True)
+    assert made.table.schema.equals(MANIFEST)
+    assert MANIFEST.metadata.items() <= made.table.schema.metadata.items()
     assert made.summary.failed == 0
     assert made.summary.units == len(list(EXAMPLES.glob("*.mp4")))
     by_name = {Path(row["uri"]).name: row for row in made.table.to_pylist()}

@@ -16,7 +16,7 @@ from pipeline.plan.sources import InputSource, list_items
 
 
 def items(path: Path | str, **options: Any) -> list[Item]:
-    return list(list_items(InputSource(path=str(path), **options), key="inputs.0"))
+    return list(list_items(InputSource(path=str(path), **options), key="inputs.0.path"))
 
 
 def mistake(path: Path | str) -> str:

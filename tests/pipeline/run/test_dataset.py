@@ -7,16 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.plan.sources import storage_of
 from pipeline.run.dataset import (
+    GROUP_BYTES,
     LARGEST_BLOCK_UNITS,
     SMALLEST_STORE_BYTES,
     block_sizes,
     blocks,
+    calls,
     gpus_per_actor,
+    groups,
     store_bytes,
 )
 from pipeline.run.outcome import UNIT
-from pipeline.run.stages import storage_of
 
 
 @given(st.integers(0, 20_000), st.integers(1, 300))
@@ -38,6 +41,24 @@ def test_few_units_reach_all_workers():
 def test_blocks_keep_rows_in_order():
     table = pa.table({"unit_id": [f"u{i}" for i in range(100)]})
     assert pa.concat_tables(blocks(table, 3))["unit_id"].to_pylist() == table["unit_id"].to_pylist()
+
+
+@given(st.lists(st.integers(0, 2 * GROUP_BYTES)), st.integers(1, 64))
+def test_small_units_share_a_block(sizes, largest):
+    counts = groups(sizes, largest)
+    assert sum(counts) == len(sizes)
+    start = 0
+    for count in counts:
+        assert 1 <= count <= largest
+        assert count == 1 or sum(sizes[start : start + count]) <= GROUP_BYTES
+        start += count
+
+
+def test_calls_hold_the_units_asked_for(bench, videos):
+    config = bench.config(videos, run={"in_flight_units": 16})
+    small, large = units(*[(1, 28, 28)] * 64), units(*[(8, 896, 896)] * 64)
+    assert calls(small, config) == 5  # of four units each, and one to spare
+    assert calls(large, config) == 16
 
 
 def units(*sizes):
@@ -73,7 +94,7 @@ def test_a_video_gets_the_options_of_its_own_input(bench):
             {"path": "/disk", "storage": {"auto_mkdir": True}},
         ]
     )
-    assert storage_of(config, "s3://one/in/deep/a.mp4") == {"key": "one"}
-    assert storage_of(config, "s3://two/elsewhere.mp4") == {"key": "two"}
-    assert storage_of(config, "/other/a.mp4") == {"auto_mkdir": True}
-    assert storage_of(config, "https://host/a.mp4") == {}
+    assert storage_of(config.inputs, "s3://one/in/deep/a.mp4") == {"key": "one"}
+    assert storage_of(config.inputs, "s3://two/elsewhere.mp4") == {"key": "two"}
+    assert storage_of(config.inputs, "/other/a.mp4") == {"auto_mkdir": True}
+    assert storage_of(config.inputs, "https://host/a.mp4") == {}

@@ -21,6 +21,7 @@ from pipeline.errors import OutputError
 from pipeline.forecast import forecast
 from pipeline.plan import plan
 from pipeline.report.captions import captions
+from pipeline.run import dataset
 from pipeline.run import folder as folders
 from pipeline.run.dead_letters import dead_letters
 from pipeline.run.feed import PipelineFailed
@@ -158,8 +159,11 @@ def test_failures_are_tried_again_on_request(bench, videos):
     assert (ended.done, ended.failed, ended.exit_code) == (2, 1, 3)
 
 
-def test_trouble_in_the_engine_costs_only_who_makes_it(bench, videos):
-    """It raises once, its process dies once, and one unit kills the process every time."""
+@pytest.mark.parametrize("together", [False, True])
+def test_trouble_in_the_engine_costs_only_who_makes_it(bench, videos, monkeypatch, together):
+    """It raises once, its process dies once, and one unit kills the process every time; units also share blocks."""
+    if together:
+        monkeypatch.setattr(dataset, "blocks", lambda units, workers: [units])
     rows = [{"path": str(path), "id": path.stem} for path in sorted(videos.iterdir())]
     rows[1]["prompt"] = f"[fake:raise-once={bench.folder / 'raised'}]"
     rows[3]["prompt"] = f"[fake:exit-once={bench.folder / 'died'}]"
@@ -311,6 +315,20 @@ def test_from_s3_to_s3(bench, videos, s3):
     said = []
     assert run(config, say=said.append).outcome == "nothing_to_do"
     assert "3 done, 1 failed" in said[-1]
+
+
+def test_a_rehearsal_opens_no_video(bench, videos, monkeypatch):
+    """Planned, then gone: `decode: false` needs the manifest alone. Several units share a block."""
+    folder = bench.folder / "videos"
+    shutil.copytree(videos, folder)
+    config = bench.config(folder, run={"engine_options": {"decode": False, "latency_s": 0.01}})
+    folders.Folder.of(config).write_manifest(plan(config).table)
+    shutil.rmtree(folder)
+    monkeypatch.setattr(dataset, "blocks", lambda units, workers: [units])
+    ended = run(config, replan=False, say=quiet)
+    assert (ended.outcome, ended.done) == ("done", 8)
+    bench.assert_each_unit_once()
+    assert all(row["frames_decoded"] == 2 for row in bench.table("results").to_pylist())
 
 
 def test_two_runs_on_one_output(bench, videos):

@@ -19,16 +19,18 @@ from pipeline.run.outcome import (
     OUTCOME,
     UNIT,
     Facts,
-    decoded_row,
+    decoded_table,
     encoded_of,
     encoded_row,
     failure_row,
     failure_table,
     frames_of,
     outcomes,
+    packed,
     request_of,
     result_rows,
     result_table,
+    unpacked,
 )
 from pipeline.schemas import FAILURES, RESULTS
 
@@ -66,16 +68,35 @@ def completion(name: str, prompts: int) -> Completion:
 
 def test_frames_travel_unchanged_without_a_copy():
     frames = np.arange(2 * 4 * 6 * 3, dtype=np.uint8).reshape(2, 4, 6, 3)
-    table = decoded_row(unit("a"), payload(2), frames)
+    table = decoded_table([unit("a") | payload(2)], [frames])
     assert table.schema.equals(DECODED)
     out = frames_of(table, 0)
     np.testing.assert_array_equal(out, frames)
     assert np.shares_memory(out, frames)
+    again = unpacked(packed(table))
+    assert again.schema.equals(DECODED)
+    assert np.shares_memory(frames_of(again, 0), frames)
+
+
+def test_units_share_a_block_and_nothing_else():
+    clips = [np.full((n, 2, 2, 3), n, np.uint8) if n else None for n in (2, 0, 3)]
+    rows = [unit(f"u{i}") | (payload(len(clip)) if clip is not None else {}) for i, clip in enumerate(clips)]
+    block = packed(decoded_table(rows, clips))
+    assert block.num_rows == 1
+    # As it comes out of the object store, beside another block.
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, block.schema) as writer:
+        writer.write_table(pa.concat_tables([block, block]))
+    table = unpacked(pa.ipc.open_stream(sink.getvalue()).read_all())
+    assert table["unit_id"].to_pylist() == ["u0", "u1", "u2"] * 2
+    assert table["frames_rgb"].null_count == 2
+    for index in (0, 2, 3, 5):
+        np.testing.assert_array_equal(frames_of(table, index), clips[index % 3])
 
 
 def test_request_carries_id_prompts_and_times():
     frames = np.zeros((2, 4, 6, 3), np.uint8)
-    row = decoded_row(unit("a", prompts=2), payload(2), frames).to_pylist()[0]
+    row = decoded_table([unit("a", prompts=2) | payload(2)], [frames]).to_pylist()[0]
     request = request_of(row, frames, Generation(max_new_tokens=5, temperature=0.5, top_p=0.9, seed=3))
     assert (request.id, request.prompts, list(request.timestamps_s)) == ("a", ("prompt 0", "prompt 1"), [0.0, 0.5])
     assert request.max_new_tokens == 5
