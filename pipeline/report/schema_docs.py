@@ -60,10 +60,10 @@ Parquet with zstd, rows sorted by uri, start and unit, in groups of 16,384 rows.
 `output.part_units` units, `output.part_bytes` bytes (of the file, not of the rows in memory) or 30 seconds, whichever
 comes first, so that a crash costs little; `luvc compact OUT` joins small ones afterwards.
 
-With `output.partition: date`, parts of results, failures and quality lie in folders `dt=YYYY-MM-DD`. The date is the day
-the run began, in UTC, as its id says: a run over midnight has one partition, and a failed unit that is tried again has
-its new rows in the later one. Files have no column `dt`; readers that know partitions make one of the folder's name.
-Both layouts may stand in one output (a setting that was changed), and everything in this project reads both.
+With `output.partition: date`, parts of results, failures and quality lie in folders `dt=YYYY-MM-DD`. The date is the
+day the run began, in UTC, as its id says: a run over midnight has one partition, and a failed unit that is tried again
+has its new rows in the later one. Files have no column `dt`; readers that know partitions make one of the folder's
+name. Both layouts may stand in one output (a setting that was changed), and everything in this project reads both.
 
 Beside the schema with its descriptions, the footer has these keys:
 
