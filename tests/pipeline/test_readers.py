@@ -24,7 +24,7 @@ from tests.pipeline.report import outputs
 
 ROWS, DAYS = 40, ("2026-03-04", "2026-03-05")
 FLAT, DATED, MIXED = "flat", "dated", "mixed"
-EVERY_SCHEMA = (schemas.MANIFEST, schemas.RESULTS, schemas.FAILURES, schemas.METRICS)
+EVERY_SCHEMA = (schemas.MANIFEST, schemas.RESULTS, schemas.FAILURES, schemas.METRICS, schemas.QUALITY)
 
 
 @pytest.fixture(scope="module")
