@@ -75,7 +75,6 @@ def test_a_night(two_nodes, s3, videos, tmp_path, monkeypatch, capsys):
     assert set(ids("results") + ids("failures")) == set(ids("manifest"))
     metrics = json.loads(files.cat(f"{s3['bucket']}/out/metrics.json"))
     assert metrics["totals"]["planned"] == 9
-    assert metrics["run"]["machine"]["nodes"] == 2
     assert metrics["run_cost"]["usd"] > 0
     assert metrics["run_cost"]["storage_reads"] > 9
     page = files.cat(f"{s3['bucket']}/out/report.html").decode()
