@@ -79,7 +79,7 @@ def test_a_night(two_nodes, s3, videos, tmp_path, monkeypatch, capsys):
     assert metrics["run_cost"]["storage_reads"] > 9
     page = files.cat(f"{s3['bucket']}/out/report.html").decode()
     assert "8 of 9 clips done" in page
-    assert "per hour of video" in page
+    assert "Cost per video-hour" in page
 
     def scraped() -> list[dict[str, float]]:
         nodes = [{name: float(value) for name, value in SERIES.findall(text)} for text in two_nodes.metrics()]
