@@ -173,7 +173,7 @@ def sink(folder: Path) -> dict[str, Any]:
         events.append("part_written", path=part.path, rows=part.rows, units=part.units, bytes=part.bytes)
 
     writers = [
-        PartWriter(kind, f"{run_id}-driver", output.write, config.output.part_units, config.output.part_bytes)
+        PartWriter(kind, f"{run_id}-driver", {}, output.write, config.output.part_units, config.output.part_bytes)
         for kind in ("results", "failures")
     ]
     events.append("run_started", name=config.name, planned=len(manifest), work=len(units))
