@@ -22,11 +22,11 @@ from luvc.errors import LuvcError, RequestError
 from luvc.failures import as_request_error, is_out_of_memory
 from luvc.families import FAMILIES
 from luvc.families.base import ClipPlan, Encoded, Runtime
-from luvc.memory import keep_freed_pages, on_device
+from luvc.memory import keep_freed_pages, on_device, peak_bytes
 from luvc.preprocess import to_tensor, writable
 from luvc.scheduling import Schedule, schedule
 from luvc.shapes import ModelShape
-from luvc.types import Clip, Completion, EncodedClip, Request, StageTimes
+from luvc.types import Clip, Completion, EncodedClip, EngineLoad, Request, StageTimes
 from luvc.work import Budgets
 
 
@@ -127,6 +127,10 @@ class Encoder:
 
     def has_work(self) -> bool:
         return bool(self._waiting or self._finished)
+
+    def load(self) -> EngineLoad:
+        """What waits, and the highest memory so far; it has no KV cache and fills no prefill."""
+        return EngineLoad(waiting=len(self._waiting), peak_bytes=peak_bytes(self.device))
 
     def submit(self, request: Request) -> None:
         """Queue a request. A bad one becomes a completion with `error`."""

@@ -59,6 +59,7 @@ TOKENS = pa.schema(
         ("encode_s", pa.float64()),
         ("encoder", pa.string()),
         ("encoder_starved_s", pa.float64()),
+        ("encoder_peak_bytes", pa.int64()),
     ]
 )
 ENCODED = pa.schema([*UNIT, *(field for field in PAYLOAD if field.name != "frames_rgb"), *TOKENS])
@@ -70,7 +71,7 @@ PACKED = "units"
 LARGE = ("frames_rgb", "features", "token_row", "token_column", "token_time")
 
 #: A finished unit. `worker` and the engine's seconds since its start let the driver see how busy engines are;
-#: `encoder` and its seconds are null where one actor does both.
+#: `encoder` and its seconds are null where one actor does both. `engine_peak_bytes` is the higher of the two actors'.
 OUTCOME = pa.schema(
     [
         ("results", pa.list_(RESULT)),

@@ -160,7 +160,11 @@ class EncodeStage(EngineStage):
             lambda i: request_of(rows[i], frames_of(table, i), self._config.generation),
             lambda i, done: {"clip": done.encoded[0], "encode_s": done.times.encode_s},
         )
-        times = {"encoder": self._worker, "encoder_starved_s": self._loop.times.starved_s}
+        times = {
+            "encoder": self._worker,
+            "encoder_starved_s": self._loop.times.starved_s,
+            "encoder_peak_bytes": self._peak_bytes,
+        }
         clips = [one.pop("clip", None) for one in ended]
         made = (encoded_row(row | one | times, clip) for row, one, clip in zip(rows, ended, clips, strict=True))
         return packed(pa.concat_tables(made))
@@ -189,7 +193,7 @@ class AnswerStage(EngineStage):
                         "worker": self._worker,
                         "busy_s": times.busy_s,
                         "starved_s": times.starved_s,
-                        "engine_peak_bytes": self._peak_bytes,
+                        "engine_peak_bytes": max(self._peak_bytes, unit.get("encoder_peak_bytes") or 0),
                         "encoder": unit.get("encoder"),
                         "encoder_starved_s": unit.get("encoder_starved_s"),
                     }

@@ -174,6 +174,7 @@ def test_visual_tokens_travel_unchanged(tokens, dim, dtype, timed):
     )
     failed = unit("b") | {"failure": failure_row(unit("b"), "encode", ValueError("bad"), 1, "run", NOW)}
     done = unit("a") | payload(2) | {"encode_s": 0.5, "encoder": "w", "encoder_starved_s": 1.0}
+    done |= {"encoder_peak_bytes": 7}
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, ENCODED) as writer:
         writer.write_table(pa.concat_tables([encoded_row(failed), encoded_row(done, clip)]))
@@ -188,6 +189,7 @@ def test_visual_tokens_travel_unchanged(tokens, dim, dtype, timed):
     if timed:
         np.testing.assert_array_equal(back.time, clip.time)
     rows = table.drop_columns(list(set(LARGE) & set(table.column_names))).to_pylist()
+    assert [row["encoder_peak_bytes"] for row in rows] == [None, 7]
     request = request_of(rows[1], back, Generation())
     (shown,) = request.media
     assert (shown.encoded, shown.frames, tuple(shown.timestamps_s)) == (back, None, (0.0, 0.5))
