@@ -7,11 +7,10 @@ What is set here and why:
 - Blocks of input are sized by guided self-scheduling: large while there is much to do (a million units make some
   ten thousand tasks), single units at the end, so that no worker sits on a long tail. Decode tasks stream: units
   leave as soon as they are ready, so large blocks delay nobody.
-- A block costs the driver some 20 ms on its way through the stages, whatever is in it (docs/scale.md). So units with
-  small frames share blocks, up to 4 MiB and a quarter of `in_flight_units`; a unit with large frames has its own.
+- A block costs the driver some 20 ms on its way through the stages, whatever is in it (docs/scale.md). So, in a
+  rehearsal without decoding, units with small frames share blocks, up to 4 MiB and a quarter of `in_flight_units`.
   Which units share one follows from the plan (`stages.groups`), and they are packed into one row, so that Ray neither
-  cuts nor joins them. They share nothing else: a unit that fails is one failure, and one that kills its worker is found
-  as before (`board`).
+  cuts nor joins them. Everywhere else a unit has its own block (`stages.group_units` says why).
 - The engine stage is an actor pool whose actors are called from several threads, a block a call, with about
   `in_flight_units` units in all; the engine inside batches across calls (`engine_loop`). Ray Data's asynchronous UDFs
   were the other choice: their concurrency is fixed by an environment variable, their outputs are put back in order,

@@ -55,7 +55,7 @@ def test_small_units_share_a_block(sizes, largest):
 
 
 def test_calls_hold_the_units_asked_for(bench, videos):
-    config = bench.config(videos, run={"in_flight_units": 16})
+    config = bench.config(videos, run={"in_flight_units": 16, "engine_options": {"decode": False}})
     small, large = units(*[(1, 28, 28)] * 64), units(*[(8, 896, 896)] * 64)
     assert calls(small, config) == 5  # of four units each, and one to spare
     assert calls(large, config) == 16

@@ -58,7 +58,9 @@ def decode(row: dict[str, Any], settings: Any, storage_options: Any = None) -> D
 
 
 def test_units_leave_the_decoder_in_blocks_that_the_plan_decides(bench, board):
-    stage = stages.DecodeStage(bench.config("/videos", run={"in_flight_units": 12}), "run", board, decode)
+    stage = stages.DecodeStage(
+        bench.config("/videos", run={"in_flight_units": 12, "engine_options": {"decode": False}}), "run", board, decode
+    )
     names = ["a", "unplanned", "corrupt", "b", "c", "d", "e"]
     blocks = list(stage(units(*names)))
     assert [block.num_rows for block in blocks] == [1, 1, 1]
@@ -74,7 +76,7 @@ def test_units_leave_the_decoder_in_blocks_that_the_plan_decides(bench, board):
 
 def test_trouble_in_a_block_costs_only_who_makes_it(bench, board, tmp_path):
     """Several units a call: one refused, one that breaks the engine once, one that failed before."""
-    config = bench.config("/videos", run={"in_flight_units": 32})
+    config = bench.config("/videos", run={"in_flight_units": 32, "engine_options": {"decode": False}})
     asked = {"bad": "[fake:error]", "breaks": f"[fake:raise-once={tmp_path / 'raised'}]"}
     (block,) = stages.DecodeStage(config, "run", board, decode)(
         units("a", "bad", "corrupt", "breaks", "b", prompts=asked)
@@ -91,7 +93,7 @@ def test_trouble_in_a_block_costs_only_who_makes_it(bench, board, tmp_path):
 
 
 def test_a_suspect_runs_alone_and_is_given_up_when_it_dies_again(bench, board):
-    config = bench.config("/videos", run={"in_flight_units": 32})
+    config = bench.config("/videos", run={"in_flight_units": 32, "engine_options": {"decode": False}})
     stage = stages.AnswerStage(config, Facts("run", "model", "off"), board)
     (block,) = stages.DecodeStage(config, "run", board, decode)(units("a", "b"))
     board.board.begin_all("answer", ["a", "b"], "died together")
