@@ -174,10 +174,10 @@ def test_an_engine_that_died_or_breaks_at_a_reference_is_a_row(monkeypatch):
     loop = EngineLoop(lambda: FakeEngine(slots=2))
     loop.start()
     comparison = Comparison(loop, board, FACTS)
-    asked, answered = unit("00", 1) | payload(1), completion("00", 1)
+    answered = completion("00", 1)
 
-    def ask(prompt: str) -> dict:
-        (row,) = comparison.rows(asked, Request("00", [prompt]), answered)
+    def ask(prompt: str, unit_id: str = "00") -> dict:
+        (row,) = comparison.rows(unit(unit_id, 1) | payload(1), Request(unit_id, [prompt]), answered)
         return row
 
     first = ask("Why?")
@@ -191,7 +191,7 @@ def test_an_engine_that_died_or_breaks_at_a_reference_is_a_row(monkeypatch):
     assert "died while answering this unit without compression" in gone["message"]
     assert gone["text"] == answered.answers[0].text
     loop.close()
-    assert ask("Why?")["error_class"] == "EngineUnavailable"
+    assert ask("Why?", "01")["error_class"] == "EngineUnavailable"
     assert ray.get(board.snapshot.remote()).in_flight == {}
 
 
