@@ -93,7 +93,7 @@ def prepare(folder: Path, units: int) -> None:
 def plan(folder: Path) -> dict[str, Any]:
     """Manifest on top of last night's facts."""
     from pipeline.run.folder import Folder
-    from pipeline.run.job import make_plan
+    from pipeline.run.pending import make_plan
 
     config = config_of(folder)
     output = Folder.of(config)
@@ -194,14 +194,14 @@ def sink(folder: Path) -> dict[str, Any]:
 
 def antijoin(folder: Path) -> dict[str, Any]:
     """What is pending, by reading the output."""
-    from pipeline.run import job
     from pipeline.run.folder import Folder
+    from pipeline.run.pending import pending_units, read_ledger
 
     output = Folder.of(config_of(folder))
     manifest = output.read_manifest()
     assert manifest is not None
-    ledger = job.read_ledger(output, manifest["unit_id"])
-    work = job._work(manifest, ledger, None)
+    ledger = read_ledger(output, manifest["unit_id"])
+    work = pending_units(manifest, ledger, None)
     return {**ledger.counts, "parts": len(output.parts("results")), "work": len(work)}
 
 

@@ -201,7 +201,7 @@ def _config(args: argparse.Namespace) -> Any:
 
 def _plan(args: argparse.Namespace) -> int:
     from pipeline.run.folder import Folder
-    from pipeline.run.job import make_plan
+    from pipeline.run.pending import make_plan
 
     config = _config(args)
     folder = Folder.of(config)
@@ -277,7 +277,7 @@ def _forecast(config: Any, manifest: Any) -> Any:
     """What the units of a plan that are still to do will take."""
     from pipeline.forecast import forecast
     from pipeline.run.folder import Folder
-    from pipeline.run.job import read_ledger
+    from pipeline.run.pending import read_ledger
 
     return forecast(config, manifest.filter(read_ledger(Folder.of(config), manifest["unit_id"]).work()))
 
@@ -285,7 +285,7 @@ def _forecast(config: Any, manifest: Any) -> Any:
 def _dry_run(args: argparse.Namespace, config: Any) -> int:
     from pipeline.forecast import forecast
     from pipeline.run.folder import Folder
-    from pipeline.run.job import make_plan, read_ledger
+    from pipeline.run.pending import make_plan, read_ledger
 
     planned = make_plan(config, Folder.of(config), args.add)
     ledger = read_ledger(Folder.of(config), planned.table["unit_id"])

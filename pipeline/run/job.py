@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from luvc.errors import ConfigError, LuvcError
+from luvc.errors import LuvcError
 from pipeline.config import RunConfig
 from pipeline.errors import OutputError
 from pipeline.forecast import Forecast, forecast
@@ -27,17 +27,14 @@ from pipeline.requests import Requests, requests
 from pipeline.run import cluster, surroundings
 from pipeline.run.folder import Folder
 from pipeline.run.lease import Lease
-from pipeline.run.ledger import Ledger, Retry, read_done, read_failed, reckon
-from pipeline.run.outcome import UNIT, Facts, quality_table
+from pipeline.run.ledger import Ledger, Retry
+from pipeline.run.outcome import Facts, quality_table
+from pipeline.run.pending import manifest_of, pending_units, read_ledger, sample_of, spread
 from pipeline.run.pools import sized
 from pipeline.run.progress import Display, NoProgressGuard, Tally, duration
-from pipeline.run.quality import pick
 from pipeline.run.sink import Part, PartWriter, Sink
 from pipeline.run.surroundings import stop_on_signal
 from pipeline.run.telemetry import RayRecord, RunTelemetry
-
-if TYPE_CHECKING:
-    from pipeline.plan.planning import Plan
 
 Outcome = Literal["done", "some_failed", "interrupted", "aborted", "nothing_to_do"]
 
@@ -106,7 +103,7 @@ def run(
         lease = Lease(folder, run_id, say)
         lease.acquire()
         stack.callback(lease.release)
-        manifest = _manifest(config, folder, replan, add, lease, say)
+        manifest = manifest_of(config, folder, replan, add, lease, say)
         ledger = read_ledger(folder, manifest["unit_id"])
         counts = ledger.counts
         if not pc.any(ledger.work(retry_failed)).as_py():
@@ -119,18 +116,18 @@ def run(
             return RunOutcome(
                 "nothing_to_do", counts["planned"], counts["done"], counts["failed"], counts["pending"], below=below
             )
-        units = _work(manifest, ledger, retry_failed)
+        units = pending_units(manifest, ledger, retry_failed)
         with cluster.connected(config, verbose):
             if 0 < calibrate < units.num_rows:
                 slice_ = spread(units, calibrate)
-                sample = _sample(config, manifest, slice_)
+                sample = sample_of(config, manifest, slice_)
                 first = _Job(_sized(config, say), run_id, folder, lease, ledger, slice_, say, asked, sample).execute()
                 if first.outcome not in ("done", "some_failed"):
                     return first
                 tried = pc.is_in(units["unit_id"], value_set=slice_["unit_id"].combine_chunks())
                 ledger = read_ledger(folder, manifest["unit_id"])
                 units, run_id, asked = units.filter(pc.invert(tried)), new_run_id(), requests()
-            sample = _sample(config, manifest, units)
+            sample = sample_of(config, manifest, units)
             return _Job(_sized(config, say), run_id, folder, lease, ledger, units, say, asked, sample).execute()
 
 
@@ -140,23 +137,6 @@ def _sized(config: RunConfig, say: Callable[[str], None]) -> RunConfig:
     if why:
         say(why)
     return solved
-
-
-def _work(manifest: pa.Table, ledger: Ledger, retry_failed: Retry) -> pa.Table:
-    """Units to do, `[UNIT]`."""
-    return manifest.append_column("tried", ledger.attempts).filter(ledger.work(retry_failed)).select(UNIT.names)
-
-
-def _sample(config: RunConfig, manifest: pa.Table, units: pa.Table) -> tuple[str, ...]:
-    """Units of the quality slice; a run that goes on for one that did not end goes on with its sample."""
-    from pipeline import report
-
-    if not config.slice_units:
-        return ()
-    sound = units["unit_id"].filter(pc.is_null(units["error_class"]))
-    last = report.newest_run(config.output.path, config.output.storage)
-    begun = last.sample if last is not None and not last.complete else ()
-    return pick(sound, config.slice_units, begun, manifest["unit_id"])
 
 
 def _judged(config: RunConfig, say: Callable[[str], None], sample: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -173,11 +153,6 @@ def _judged(config: RunConfig, say: Callable[[str], None], sample: Sequence[str]
     return found.below if found else ()
 
 
-def spread(units: pa.Table, count: int) -> pa.Table:
-    """`count` rows, evenly spread."""
-    return units.take(pa.array(range(0, units.num_rows, units.num_rows // count)).slice(0, count))
-
-
 def new_run_id(now: datetime | None = None) -> str:
     """Sorts by time, and two runs started in the same second differ."""
     return f"{now or datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
@@ -186,73 +161,6 @@ def new_run_id(now: datetime | None = None) -> str:
 def started_on(run_id: str) -> str:
     """The day a run began, UTC, as its id says: YYYY-MM-DD. A run over midnight has one day."""
     return f"{run_id[:4]}-{run_id[4:6]}-{run_id[6:8]}"
-
-
-def read_ledger(folder: Folder, planned: pa.Array | pa.ChunkedArray) -> Ledger:
-    """Where every planned unit stands, from the output's files."""
-    done = read_done(lambda: folder.parts("results"), folder.open)
-    failed = read_failed(lambda: folder.parts("failures"), folder.open)
-    return reckon(planned, done, failed)
-
-
-def _manifest(
-    config: RunConfig, folder: Folder, replan: bool, add: Sequence[str], lease: Lease, say: Callable[[str], None]
-) -> pa.Table:
-    from pipeline.plan.planning import check_same_settings
-
-    kept = None if replan or add else folder.read_manifest()
-    if kept is not None:
-        check_same_settings(config, kept, "run without --no-plan: headers that were read are not read again")
-        return kept
-    tell = every(config.run.heartbeat_s, lambda seen, total: say(f"{seen} of {total} videos looked at"))
-
-    def progress(seen: int, total: int) -> None:
-        lease.renew()
-        tell(seen, total)
-
-    planned = make_plan(config, folder, add, progress, folder.write_probes)
-    say(str(planned.summary))
-    folder.write_probes(planned.probes)
-    folder.write_manifest(planned.table)
-    return planned.table
-
-
-def make_plan(
-    config: RunConfig,
-    folder: Folder,
-    add: Sequence[str] = (),
-    progress: Callable[[int, int], None] | None = None,
-    save: Callable[[pa.Table], None] | None = None,
-) -> Plan:
-    """Plan on top of what the folder knows from the plan before; or add videos to that. Writes only through `save`.
-
-    Raises:
-        ConfigError: nothing to plan, or nothing to add to.
-    """
-    from pipeline.plan import planning
-
-    known = folder.read_probes()
-    if not add:
-        return planning.plan(config, progress, known, save)
-    manifest = folder.read_manifest()
-    if manifest is None:
-        raise ConfigError(f"--add: {config.output.path} has no manifest to add to", "run `luvc plan` first")
-    return planning.add(config, add, manifest, progress, known, save)
-
-
-def every(
-    seconds: float, tell: Callable[[int, int], None], clock: Callable[[], float] = time.monotonic
-) -> Callable[[int, int], None]:
-    """`tell`, but not more often than every `seconds`, nor before that."""
-    last = clock()
-
-    def maybe(seen: int, total: int) -> None:
-        nonlocal last
-        if clock() - last >= seconds:
-            last = clock()
-            tell(seen, total)
-
-    return maybe
 
 
 class _Job:

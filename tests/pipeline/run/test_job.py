@@ -25,8 +25,9 @@ from pipeline.run import dataset
 from pipeline.run import folder as folders
 from pipeline.run.dead_letters import dead_letters
 from pipeline.run.feed import PipelineFailed
-from pipeline.run.job import RunAborted, every, new_run_id, run, spread, started_on
+from pipeline.run.job import RunAborted, new_run_id, run, started_on
 from pipeline.run.lease import Lease, OutputBusy
+from pipeline.run.pending import every, spread
 from pipeline.run.progress import NoProgress
 from pipeline.run.surroundings import stop_on_signal
 from tests.pipeline.run.videos import zoo
@@ -305,7 +306,7 @@ def test_from_s3_to_s3(bench, videos, s3):
     assert cost["storage_writes"] >= 5
     keys = [item["Key"] for item in s3["client"].list_objects_v2(Bucket=s3["bucket"], Prefix="out/")["Contents"]]
     assert {key.split("/")[1] for key in keys} == {
-        *("manifest", "results", "failures", "runs", "metrics", "report.html", "metrics.json")
+        *("manifest", "probes", "results", "failures", "runs", "metrics", "report.html", "metrics.json")
     }
     assert f"out/runs/{ended.run_id}/events.jsonl" in keys
     for key in keys:
@@ -347,6 +348,15 @@ def test_secrets_stay_out_of_the_output(bench, videos):
     assert "hush" not in config.dump()
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as in the foreground: a process that a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_signal_is_not_caught():
     asked, said = [], []
     with stop_on_signal(lambda: asked.append(1), said.append):
