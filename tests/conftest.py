@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Iterator
@@ -15,6 +16,12 @@ import pytest
 def pytest_unconfigure() -> None:
     """Nothing that tests left behind keeps the interpreter from ending: no thread, no child, no exit handler."""
     faulthandler.dump_traceback_later(120, exit=True, file=sys.__stderr__)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """Ctrl-C as in the foreground, here and in children: what a shell starts in the background ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -348,15 +348,6 @@ def test_secrets_stay_out_of_the_output(bench, videos):
     assert "hush" not in config.dump()
 
 
-@pytest.fixture
-def interruptible():
-    """Ctrl-C as in the foreground: a process that a shell starts in the background ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interruptible")
 def test_a_second_signal_is_not_caught():
     asked, said = [], []
     with stop_on_signal(lambda: asked.append(1), said.append):
