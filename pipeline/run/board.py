@@ -103,6 +103,15 @@ class Board:
         if worker is not None:
             self._alone[worker] = (stage, unit_id)
 
+    def alone_no_more(self, stage: str, unit_id: str) -> None:
+        """Note that the unit has survived having its worker to itself; its end is noted once its rows are made.
+
+        Without this, a death in between, which a unit after it caused, would be blamed on it.
+        """
+        worker = self._in_flight.get((stage, unit_id))
+        if worker is not None and self._alone.get(worker) == (stage, unit_id):
+            del self._alone[worker]
+
     def end(self, stage: str, unit_id: str) -> None:
         """Note that the worker has survived the unit, whatever came of it."""
         worker = self._in_flight.pop((stage, unit_id), None)

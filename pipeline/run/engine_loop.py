@@ -54,6 +54,7 @@ class EngineLoop:
     Args:
         open_engine: builds the engine; called in the loop's thread, again after the engine broke.
         before_alone: called with the id just before a request that has to run alone is submitted.
+        after_alone: called with the id when it is finished, before another one is submitted.
         after_step: called with what the engine holds after each step, if it can say so.
         clock: seconds, monotonic.
     """
@@ -62,11 +63,13 @@ class EngineLoop:
         self,
         open_engine: Callable[[], EngineProtocol],
         before_alone: Callable[[str], None] | None = None,
+        after_alone: Callable[[str], None] | None = None,
         after_step: Callable[[EngineLoad], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._open_engine = open_engine
         self._before_alone = before_alone
+        self._after_alone = after_alone
         self._after_step = after_step
         self._clock = clock
         self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
@@ -202,6 +205,8 @@ class EngineLoop:
         if work is None:
             return
         self._exclusive = False
+        if work.alone and self._after_alone:
+            self._after_alone(work.request.id)
         work.future.set_result(completion)
 
     def _fail_in_flight(self, error: Exception) -> None:

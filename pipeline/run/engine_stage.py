@@ -75,7 +75,9 @@ class EngineStage:
         self._record = RayRecord(config.name)
         self._restarts = 0
         gpus.watch([str(gpu) for gpu in ray.get_gpu_ids()], self._record)
-        self._loop = EngineLoop(lambda: open_engine(config), before_alone=self._note_alone, after_step=self._tell)
+        self._loop = EngineLoop(
+            lambda: open_engine(config), self._note_alone, self._note_survived, after_step=self._tell
+        )
         self._peak_bytes = 0
         started = time.perf_counter()
         try:
@@ -174,6 +176,9 @@ class EngineStage:
 
     def _note_alone(self, unit_id: str) -> None:
         ray.get(self._board.alone.remote(self._stage, unit_id))
+
+    def _note_survived(self, unit_id: str) -> None:
+        ray.get(self._board.alone_no_more.remote(self._stage, unit_id))
 
     def _failed(self, unit: Mapping[str, Any], error: BaseException, attempts: int) -> dict[str, Any]:
         return {"failure": failure_row(unit, self._stage, error, attempts, self._run_id, now())}

@@ -227,5 +227,9 @@ class AnswerStage(EngineStage):
         # The same id in the engine may be the unit's second answer; a note about what is not begun does nothing.
         ray.get(self._board.alone.remote(REFERENCE, unit_id))
 
+    def _note_survived(self, unit_id: str) -> None:
+        super()._note_survived(unit_id)
+        ray.get(self._board.alone_no_more.remote(REFERENCE, unit_id))
+
     def _clip(self, table: pa.Table, index: int) -> Any:
         return encoded_of(table, index) if "features" in table.column_names else frames_of(table, index)

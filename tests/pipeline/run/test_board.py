@@ -70,3 +70,18 @@ def test_the_first_reason_to_abort_counts():
     board.abort("first", "a")
     board.abort("second", "b")
     assert board.snapshot().abort == ("first", "a")
+
+
+def test_a_death_after_a_suspect_survived_is_not_its_fault():
+    """Its end is noted a little later than another unit begins: the process that dies meanwhile dies of the other."""
+    board = Board(attempts=2, engine_starts=3)
+    board.begin("answer", "suspect", "w1")
+    assert board.begin("answer", "suspect", "w2") == Turn("alone", 1)
+    board.alone("answer", "suspect")
+    board.alone_no_more("answer", "suspect")
+    board.begin("answer", "killer", "w2")
+    assert board.begin("answer", "suspect", "w3").verdict == "alone", "not given up"
+    assert board.begin("answer", "killer", "w3") == Turn("alone", 1)
+    board.alone("answer", "killer")
+    board.alone_no_more("answer", "suspect")
+    assert board.begin("answer", "killer", "w4") == Turn("give_up", 2), "a note about another changes nothing"

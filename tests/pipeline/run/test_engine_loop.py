@@ -120,13 +120,13 @@ def test_a_lost_request_is_answered(loops):
 def test_alone_means_alone(loops):
     engine = Engine(slots=8)
     noted = []
-    loop = loops(lambda: engine, before_alone=noted.append)
+    loop = loops(lambda: engine, before_alone=noted.append, after_alone=lambda name: noted.append(f"{name} done"))
     futures = [loop.submit(request(f"r{i}"), alone=i % 5 == 0) for i in range(40)]
     results(futures)
     for batch in engine.seen:
         suspects = [name for name in batch if int(name[1:]) % 5 == 0]
         assert not suspects or len(batch) == 1
-    assert noted == [f"r{i}" for i in range(0, 40, 5)]
+    assert noted == [note for i in range(0, 40, 5) for note in (f"r{i}", f"r{i} done")]
 
 
 def test_the_same_id_twice_is_answered_twice(loops):

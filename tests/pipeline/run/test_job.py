@@ -216,7 +216,7 @@ def test_nothing_is_written_when_the_output_cannot_be(bench, videos, tmp_path):
 
 
 def test_a_run_that_stands_still_names_the_stage(bench, videos):
-    config = bench.config(videos, "[fake:latency=4]", run={"no_progress_s": 2})
+    config = bench.config(videos, "[fake:latency=60]", run={"no_progress_s": 8})
     with pytest.raises(NoProgress, match="'answer' with 8 units"):
         run(config, say=quiet)
     assert bench.events("run_finished")[-1]["outcome"] == "aborted"
