@@ -160,11 +160,8 @@ def test_failures_are_tried_again_on_request(bench, videos):
     assert (ended.done, ended.failed, ended.exit_code) == (2, 1, 3)
 
 
-@pytest.mark.parametrize("together", [False, True])
-def test_trouble_in_the_engine_costs_only_who_makes_it(bench, videos, monkeypatch, together):
-    """It raises once, its process dies once, and one unit kills the process every time; units also share blocks."""
-    if together:
-        monkeypatch.setattr(dataset, "blocks", lambda units, workers: [units])
+def test_trouble_in_the_engine_costs_only_who_makes_it(bench, videos):
+    """It raises once, its process dies once, and one unit kills the process every time."""
     rows = [{"path": str(path), "id": path.stem} for path in sorted(videos.iterdir())]
     rows[1]["prompt"] = f"[fake:raise-once={bench.folder / 'raised'}]"
     rows[3]["prompt"] = f"[fake:exit-once={bench.folder / 'died'}]"
