@@ -12,14 +12,17 @@ import numpy as np
 import torch
 
 from benchmarks.embedded_model.model import IMAGE_ID, Batch, branch_rows
-from benchmarks.embedded_model.sets import SETS, questions
+from benchmarks.embedded_model.sets import ASK_FACTS, FACTS_SHARE, SETS, ExactSet, questions, statements
 from benchmarks.embedded_model.units import is_backdrop, places, pooled
+from benchmarks.exact.facts import Fact
 
 # pooling window (rows, columns) over the 8 x 8 units -> 64, 32, 16, 4 visual tokens a frame
 WINDOWS = ((1, 1), (1, 2), (2, 2), (4, 4))
 NOISE_SHARE = 0.15
 #: Questions that are asked of one reading of a clip.
 QUESTIONS = 8
+#: Facts that are said of one reading: they are shorter.
+FACTS = 24
 #: Of units that show nothing but a backdrop, so many take part in the warm start.
 BACKDROP_SHARE = 0.08
 
@@ -63,6 +66,14 @@ class Prompter:
         """The rest of the prompt. Frames end in a special token, so the two parts may be encoded apart."""
         start = "\n" if after_frames else ""
         return list(self.encode(f"{start}{question}<|im_end|>\n<|im_start|>assistant\n"))
+
+    def asked(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+        """Questions after the frames, and their answers."""
+        return [(self.question(text), list(self.encode(answer))) for text, answer in pairs]
+
+    def said(self, facts: Sequence[Fact]) -> list[tuple[list[int], list[int]]]:
+        """Sentences that answer `sets.ASK_FACTS`, and how they end."""
+        return [(list(self.encode(start)), list(self.encode(f" {end}"))) for _, start, end in facts]
 
     def ids(self, question: str, frames: int, tokens_per_frame: int, image: bool = False) -> list[int]:
         """The whole prompt."""
@@ -121,6 +132,7 @@ def draw_batch(
     window = WINDOWS[rng.choice(len(WINDOWS), p=bank.entry.windows)]
     per_frame = 64 // (window[0] * window[1])
     image = frames == 1 and rng.random() < 0.5
+    stated = isinstance(bank.entry, ExactSet) and rng.random() < FACTS_SHARE
     rows: list[tuple[list[int], list[tuple[list[int], list[int]]]]] = []
     indices: list[int] = []
     picked: list[list[int]] = []
@@ -129,11 +141,9 @@ def draw_batch(
         index, backwards = int(rng.integers(bank.count)), bool(rng.random() < 0.5)
         twin = bank.shown(index, backwards=True) if backwards else None
         scene = bank.shown(index) if twin is None else twin
-        asked = questions(scene, frames, image, rng, QUESTIONS)
-        row = (
-            prompter.visual(frames, per_frame, image),
-            [(prompter.question(text), list(prompter.encode(answer))) for text, answer in asked],
-        )
+        row = prompter.visual(frames, per_frame, image), prompter.asked(questions(scene, frames, image, rng, QUESTIONS))
+        if stated:
+            row = row[0] + prompter.question(ASK_FACTS), prompter.said(statements(scene, rng, FACTS))
         length = len(row[0]) + sum(len(question) + len(answer) + 1 for question, answer in row[1])
         if rows and max(longest, length) * (len(rows) + 1) > token_budget:
             break

@@ -9,7 +9,7 @@ luggage=$(realpath "$1") work=$2 minutes=${3:-5} out=${4:-$2/out}
 export PYTHONPATH="$PWD:$luggage${PYTHONPATH:+:$PYTHONPATH}" TOKENIZERS_PARALLELISM=false
 export LUVC_CACHE="$work/cache"
 device=cuda tokens=24000 warm=512 clips=760 limit=() questions=2400 workers=$(nproc)
-sets=(exact_large exact_stills_large train_stills train_more train_clips train_long)
+sets=(exact_large exact_stills_large exact_parade_large train_stills train_more train_clips train_long)
 if [ "${SCALE:-}" = tiny ]; then
   device=cpu tokens=400 warm=8 clips=4 limit=(--limit 2) questions=4 workers=1
 fi
@@ -22,7 +22,7 @@ time python3 -m benchmarks.embedded_model.features --material "$material" --out 
 wait "$build"
 steps=$([ "${SCALE:-}" = tiny ] && echo 2 || echo 3000)
 time python3 -m benchmarks.embedded_model.train --material "$material" --features "$work/features" --run "$work/run" \
-  --sets "${sets[@]}" --shares 0.42 0.33 0.06 0.06 0.07 0.06 --rank 32 --warm-steps "$steps" \
+  --sets "${sets[@]}" --shares 0.33 0.3 0.15 0.05 0.05 0.06 0.06 --rank 32 --warm-steps "$steps" \
   --device "$device" --tokens "$tokens" --warm-frames "$warm" --minutes "$minutes"
 cp "$work/run/trained.safetensors" "$work/run/log.jsonl" "$out"
 cp "$work/run/trained.safetensors" luvc/embedded/trained.safetensors

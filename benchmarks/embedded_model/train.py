@@ -31,7 +31,10 @@ from benchmarks.embedded_model.units import UnitTargets
 from luvc.embedded.assembly import open_gguf
 
 #: Sets, and how often each is drawn: questions most of all, captioned scenes so that they are not forgotten.
-DEFAULT_SETS = {"exact_train": 0.42, "exact_stills": 0.33, "train_stills": 0.1, "train_clips": 0.08, "train_long": 0.07}
+DEFAULT_SETS = {
+    "exact_train": 0.22, "exact_stills": 0.4, "exact_parade": 0.25, "train_stills": 0.05, "train_clips": 0.04,
+    "train_long": 0.04,
+}  # fmt: skip
 TEXT_SHARE = 0.05
 UNIT_LOSS_WEIGHT = 0.1
 TEXT_TOKENS = 60

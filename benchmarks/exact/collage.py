@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import combinations
 
 from benchmarks.exact.compose import MOST, OPTIONS, RELATIONS, Draw
+from benchmarks.exact.facts import way
 from benchmarks.exact.material import Palette
 from benchmarks.exact.scene import Actor, Ask, ExactScene, Sign
 from benchmarks.exact.words import TINTS, plural
@@ -54,11 +55,9 @@ def _relations(draw: Draw, things: list[Actor]) -> list[Ask]:
     for first, second in combinations(things, 2):
         if draw.chance(0.5):
             first, second = second, first
-        across, down = (first.at(0.5)[axis] - second.at(0.5)[axis] for axis in (0, 1))
-        if max(abs(across), abs(down)) < 0.15 or min(abs(across), abs(down)) > 0.35 * max(abs(across), abs(down)):
+        answer = way(first, second)
+        if not answer:
             continue
-        way = (1 if across > 0 else -1, 0) if abs(across) > abs(down) else (0, 1 if down > 0 else -1)
-        answer = next(name for name, direction in RELATIONS.items() if direction == way)
         text = f"Where is the {first.name} compared to the {second.name}?"
         asks.append(draw.ask("relation", text, answer, [other for other in RELATIONS if other != answer]))
     return asks

@@ -16,7 +16,8 @@ import luvc.embedded
 from benchmarks.embedded_model import data, features, units
 from benchmarks.embedded_model.evaluate import names, shuffled_partner
 from benchmarks.embedded_model.model import EOS_ID, IGNORE, IMAGE_ID, Batch, CaptionModel, branch_rows, pad_rows
-from benchmarks.embedded_model.sets import PHOTOGRAPH, SETS, background_word
+from benchmarks.embedded_model.sets import ASK_FACTS, PHOTOGRAPH, SETS, background_word
+from benchmarks.exact.facts import Fact
 from benchmarks.exact.scene import Actor, Camera, ExactScene, Picture, Sign
 from benchmarks.exact.words import sign_texts
 from benchmarks.scenes.vocabulary import read_table
@@ -115,6 +116,17 @@ def test_a_step_always_draws_the_same_batch(bank, prompter):
         assert torch.equal(first.ids, again.ids)
         assert torch.equal(first.units, again.units)
         assert (first.ids == IMAGE_ID).sum() == first.units.shape[0] * first.units.shape[1]
+
+
+@needs_weights
+def test_facts_follow_one_question_and_only_their_ends_are_taught(prompter):
+    said = [Fact("colour", "The fox is", "red"), Fact("name", "A", "b")]
+    rows = [(prompter.visual(1, 4) + prompter.question(ASK_FACTS), prompter.said(said))]
+    batch = branch_rows(rows, torch.zeros(1, 4, 1536))
+    taught = batch.ids[batch.labels != IGNORE].tolist()
+    assert prompter.tokenizer.decode([token for token in taught if token != EOS_ID]) == " red b"
+    assert taught.count(EOS_ID) == 2
+    assert (batch.labels[batch.branches == 0] == IGNORE).all()
 
 
 def test_labels_follow_the_coverage(bank):
