@@ -187,7 +187,7 @@ SETS: dict[str, SceneSet] = {
         SceneSet("held_out_scenes", 900_000, 120, 8),
         SceneSet("held_out_cutouts", 950_000, 100, 8, held_out_cutouts=True),
         SceneSet("train_more", 300_000, 5000, 1),
-        # The same three kinds for a CPU (1,000 clips and their twins, 1.6 GB; 1.2 GB; 0.8 GB) and for a GPU (13, 4, 6 GB).
+        # The same three kinds for a CPU (1.6, 1.2 and 0.8 GB; clips have twins beside) and for a GPU (13, 4 and 6 GB).
         ExactSet("exact_train", 10_000_000, 1000, 8),
         CollageSet("exact_stills", 15_000_000, 6000, 1),
         ParadeSet("exact_parade", 16_000_000, 1000, 4),
