@@ -4,7 +4,8 @@
 
 Videos are files that PyAV reads, or frames in `.npy` ([frames, height, width, 3] uint8), which need no decoder: then
 only torch and transformers are needed (`python -m pipeline.evaluate`, answers in `--answers answers.jsonl`). Stop
-it at any time; the same command goes on. Nothing of Ray is used.
+it at any time; the same command goes on. Nothing of Ray is used. For several processes, or GPUs, the same command with
+`--part 1/2` and `--part 2/2`, then with `--report-only`.
 """
 
 from __future__ import annotations
@@ -60,14 +61,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder for answers, tables, curves")
     parser.add_argument("--answers", default="answers.parquet", help="file in --out; .jsonl where pyarrow is missing")
     parser.add_argument("--results", type=Path, metavar="NAME", help="also write NAME.json, NAME.md and NAME.svg")
+    parser.add_argument(
+        "--part", type=_part, default=(1, 1), metavar="K/N", help="only every N-th block: one of N processes, or GPUs"
+    )
     parser.add_argument("--report-only", action="store_true", help="ask nothing; tables and curves again from answers")
     parser.add_argument("--no-similarity", action="store_true", help="do not compare texts by sentence embeddings")
     return parser
 
 
+def _part(text: str) -> tuple[int, int]:
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r}: K/N, as in 1/2 and 2/2")
+    return int(part), int(parts)
+
+
 def evaluate(args: argparse.Namespace) -> int:
     """Ask what is missing, then write the report; 0 when every question has an answer, else 3."""
-    from luvc.evaluation.answers import Answers, read_answers
+    from luvc.evaluation.answers import Answers, part_path, read_all_parts
     from luvc.evaluation.questions import read_questions
     from luvc.evaluation.settings import parse_settings
 
@@ -78,8 +89,9 @@ def evaluate(args: argparse.Namespace) -> int:
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')}: at least 1")
     path = args.out / args.answers
-    if args.report_only:  # answered elsewhere, perhaps: what is in the file is what is told
-        return write_report(args, Answers(path, read_answers(path)[0]), {question.id for question in questions})
+    ids = {question.id for question in questions}
+    if args.report_only:  # answered elsewhere, perhaps: what is in the files is what is told
+        return write_report(args, *read_all_parts(path), ids)
     _need_videos(args.questions, questions)
     from luvc.loading import dtype_name
 
@@ -94,9 +106,12 @@ def evaluate(args: argparse.Namespace) -> int:
         "block": args.block,
         "text_tokens": args.text_tokens,
     }
-    answers = Answers(path, identity)
+    answers = Answers(part_path(path, args.part), identity)
     _ask(args, questions, values, answers)
-    return write_report(args, answers, {question.id for question in questions})
+    if args.part[1] > 1:
+        _say(f"{answers.path}: {len(answers.rows)} answers; when all parts are there: --report-only")
+        return 3 if any(row["error"] for row in answers.rows) else 0
+    return write_report(args, identity, answers.rows, ids)
 
 
 def _need_videos(path: Path, questions: Any) -> None:
@@ -162,7 +177,7 @@ def _ask(args: argparse.Namespace, questions: Any, values: Any, answers: Any) ->
         values,
         Place(shape.text.layers, plan_clip(shape, engine.compression, first, load(first)).schedule.original_grid),
     )
-    ask(engine, questions, settings, load, answers, Limits(args.block, args.text_tokens), _say)
+    ask(engine, questions, settings, load, answers, Limits(args.block, args.text_tokens, args.part), _say)
 
 
 def clip_loader(folder: Path, shape: Any, frames: int) -> Any:
@@ -203,7 +218,7 @@ def _array(path: Path) -> np.ndarray:
     return frames
 
 
-def write_report(args: argparse.Namespace, answers: Any, ids: set[str]) -> int:
+def write_report(args: argparse.Namespace, identity: dict[str, Any], answered: Sequence[Any], ids: set[str]) -> int:
     """Tables and charts of what was answered of these questions, in `--out`; printed, too."""
     from luvc.evaluation.charts import chart, row_chart
     from luvc.evaluation.report import kinds_table, table, texts_table
@@ -211,16 +226,16 @@ def write_report(args: argparse.Namespace, answers: Any, ids: set[str]) -> int:
     from luvc.evaluation.summary import as_report, summarise
 
     similarity = None
-    if not args.no_similarity and any(row["correct"] is None for row in answers.rows):
+    if not args.no_similarity and any(row["correct"] is None for row in answered):
         from luvc.evaluation.similarity import INSTALL_HINT, sentence_similarity
 
         similarity = sentence_similarity()
         if similarity is None:
             _say(f"similarity of texts: not measured ({INSTALL_HINT})")
-    rows = [row for row in answers.rows if row["question_id"] in ids]
+    rows = [row for row in answered if row["question_id"] in ids]
     figures = summarise(rows, similarity)
     against = duels(figures, rows)
-    facts = {"study": answers.identity, "machine": _machine(args), "against_rivals": [asdict(duel) for duel in against]}
+    facts = {"study": identity, "machine": _machine(args), "against_rivals": [asdict(duel) for duel in against]}
     report = json.dumps(as_report(figures, facts), indent=1) + "\n"
     parts = [table(figures), kinds_table(figures), texts_table(figures), in_words(against)]
     tables = "\n\n".join(part for part in parts if part) + "\n"
@@ -241,7 +256,7 @@ def write_report(args: argparse.Namespace, answers: Any, ids: set[str]) -> int:
     print(tables)  # noqa: T201 - a command line speaks
     failed = sum(item.errors for item in figures)
     if failed:
-        _say(f"{failed} answers are missing; column `error` of {answers.path} says why")
+        _say(f"{failed} answers are missing; column `error` of {args.out / args.answers} says why")
     return 3 if failed else 0
 
 

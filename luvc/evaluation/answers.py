@@ -151,3 +151,27 @@ def read_answers(path: Path) -> tuple[dict[str, Any], list[Row]]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file")
     return _read(path)
+
+
+def part_path(path: Path, part: tuple[int, int]) -> Path:
+    """Where process k of n keeps its answers: `answers.parquet` itself if there is one process."""
+    return path if part[1] == 1 else path.with_name(f"{path.stem}.{part[0]}-of-{part[1]}{path.suffix}")
+
+
+def read_all_parts(path: Path) -> tuple[dict[str, Any], list[Row]]:
+    """What the study was, and its rows, from the file and those of its parts.
+
+    Raises:
+        ConfigError: no file is there, or two are of different studies, or answer the same question twice.
+    """
+    paths = [one for one in (path, *sorted(path.parent.glob(f"{path.stem}.*-of-*{path.suffix}"))) if one.is_file()]
+    identity, rows = read_answers(paths[0] if paths else path)
+    for other in paths[1:]:
+        found, more = read_answers(other)
+        if found != identity:
+            raise ConfigError(f"{other} and {paths[0]} hold answers of different studies")
+        rows += more
+    if len({(row["question_id"], row["setting"]) for row in rows}) < len(rows):
+        names = ", ".join(one.name for one in paths)
+        raise ConfigError(f"{path.parent}: {names} answer the same questions", "remove those that do not belong here")
+    return identity, rows

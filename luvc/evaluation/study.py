@@ -34,10 +34,12 @@ class Limits:
     Attributes:
         block_videos: videos decoded and answered together.
         text_tokens: new tokens of a free answer. One of a choice is as long as the longest choice and a little more.
+        part: `(k, n)`: of the blocks only every n-th, from the k-th on; the others are answered by other processes.
     """
 
     block_videos: int = 16
     text_tokens: int = 40
+    part: tuple[int, int] = (1, 1)
 
 
 class _Asked(NamedTuple):
@@ -112,7 +114,8 @@ def ask(
     warm = False
     started = time.perf_counter()
     try:
-        for number, block in enumerate(blocks):
+        first, step = limits.part
+        for number, block in list(enumerate(blocks))[first - 1 :: step]:
             clips: dict[str, Clip] = {}
             asked_now = 0
             for part, members in _turned(list(groups.items()), number):  # nobody always goes first

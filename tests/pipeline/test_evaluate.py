@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -78,6 +79,44 @@ def test_an_evaluation_writes_answers_tables_and_curves(checkpoint, questions, t
     assert "weights" in capsys.readouterr().err
     assert cli.main([*everything, "--report-only"]) == 0
     trained.write_text(kept)
+
+
+def test_two_processes_answer_what_one_does(checkpoint, questions, tmp_path, capsys):
+    base = [
+        "evaluate",
+        str(questions),
+        "--model",
+        str(checkpoint),
+        "--frames",
+        "4",
+        "--block",
+        "1",
+        "--text-tokens",
+        "5",
+    ]
+    base += ["--no-similarity", "--settings", "paper", "--out"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert cli.main([*base, str(whole)]) == 0
+    for part in ("1/2", "2/2"):
+        assert cli.main([*base, str(parts), "--part", part]) == 0
+        assert cli.main([*base, str(parts), "--part", part]) == 0, "nothing is left"
+        assert not (parts / "evaluate.json").exists()
+    assert sorted(path.name for path in parts.iterdir()) == ["answers.1-of-2.parquet", "answers.2-of-2.parquet"]
+    assert cli.main([*base, str(parts), "--report-only"]) == 0
+    said = ["question_id", "setting", "text", "block"]
+    tables = [pa.concat_tables(map(pq.read_table, sorted(out.glob("*.parquet")))) for out in (whole, parts)]
+    one, other = (sorted(table.select(said).to_pylist(), key=str) for table in tables)
+    assert one == other
+    reports = [json.loads((out / "evaluate.json").read_text()) for out in (whole, parts)]
+    assert reports[0]["uncompressed"]["by_kind"] == reports[1]["uncompressed"]["by_kind"]
+    assert reports[0]["presets"]["paper"]["accuracy"] == reports[1]["presets"]["paper"]["accuracy"]
+
+    (parts / "answers.1-of-3.parquet").write_bytes((parts / "answers.1-of-2.parquet").read_bytes())
+    assert cli.main([*base, str(parts), "--report-only"]) == 2
+    assert "answer the same questions" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main([*base, str(parts), "--part", "3/2"])
+    assert "K/N, as in 1/2 and 2/2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
