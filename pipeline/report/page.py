@@ -140,8 +140,8 @@ def _warnings(metrics: Metrics) -> list[str]:
 
 def _throughput(metrics: Metrics) -> dict[str, Any] | None:
     moments = metrics.timeline
-    if len(moments) < 3:
-        return None
+    if len(moments) < 3 or not any(moment.units or moment.failed for moment in moments):
+        return None  # a run with nothing to do has no curve
     start = datetime.fromisoformat(moments[0].start)
     titles, failures = [], []
     for moment in moments:
@@ -164,7 +164,7 @@ def _throughput(metrics: Metrics) -> dict[str, Any] | None:
 def _timeline(metrics: Metrics) -> list[tuple[str, Any, str]]:
     """A row for each stage: seconds of work per second, over time. Engine rows share one scale."""
     moments = metrics.timeline
-    if len(moments) < 3 or not any(moment.busy for moment in moments):
+    if len(moments) < 3 or not any(any(moment.busy.values()) for moment in moments):
         return []
     widths = [moment.interval_s for moment in moments]
     rows = [(name, [moment.busy.get(name, 0.0) for moment in moments], f"s-{name}") for name in STAGE_NAMES]

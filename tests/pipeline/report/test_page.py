@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +14,8 @@ import pytest
 
 from pipeline.report import build_report, charts, format
 from pipeline.report.charts import Part
+from pipeline.report.page import _throughput, _timeline
+from pipeline.report.records import Moment
 from pipeline.report.samples import choose, samples
 from tests.pipeline.report import outputs
 from tests.pipeline.report.pages import Page
@@ -150,6 +155,14 @@ def test_other_states_are_well_formed_too(tmp_path: Path) -> None:
         assert built(folder).problems == [], name
     assert "No prices are set" in built(cases["no prices"]).text
     assert "not yet run" in built(cases["plan"]).text
+
+
+def test_a_run_with_nothing_to_do_has_no_curves(page: Page) -> None:
+    still = Moment("2026-01-01T00:00:00+00:00", 10.0, 0, 0, 0.0, 0, 0.0, {"encode": 0.0}, 0.0)
+    busy = replace(still, units=3, units_per_s=0.3, busy={"encode": 0.5})
+    for moments, shown in (([still] * 4, False), ([still, still, busy], True)):
+        metrics: Any = SimpleNamespace(timeline=tuple(moments))
+        assert bool(_throughput(metrics)) is bool(_timeline(metrics)) is shown
 
 
 def test_a_broken_picture_is_left_out() -> None:
