@@ -55,7 +55,9 @@ lmms-eval-test: $(LMMS_STAMP)  ## the plug-in inside the real harness, offline; 
 
 # How many questions (the whole set has 2,381) and what is compared; docs/results.md says what one costs.
 QUESTIONS ?= 300
-SETTINGS ?= paper balanced fast luvc@0.25 oim@0.25 spu-ramp@0.25 resize@0.25 tome@0.25 random-ramp@0.25 adjacent_frames@0.25
+METHODS ?= luvc oim spu-ramp resize tome random-ramp adjacent_frames
+SHARES ?= 0.5 0.25 0.1
+SETTINGS ?= paper balanced fast $(foreach share,$(SHARES),$(addsuffix @$(share),$(METHODS)))
 EXACT := .cache/exact
 
 evaluate: $(EXACT)/test/questions.jsonl  ## accuracy with and without compression on questions with exact answers
