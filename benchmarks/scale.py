@@ -13,7 +13,7 @@ A corpus of N empty files whose headers "were read last night", but for N/100 ne
 
 Each phase is a process of its own; figures are those of that process (for a run: the driver), with imports: seconds,
 CPU seconds, and the highest resident memory, which for a run counts Ray's shared memory as far as the driver has
-touched it. `all_cpu_s` adds all processes that this one started, looked at twice a second: for a run those of Ray.
+touched it. `all_cpu_s` adds all processes that this one started, looked at every two seconds: for a run those of Ray.
 Slopes between sizes leave start-up out. On a shared machine CPU seconds are worth more than seconds.
 
 A run leaves a mark at every tenth of its units, with the same figures so far; the file is written at each of them, so
@@ -44,6 +44,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "videos"
 FILES_A_FOLDER = 1_000
 NEW_SHARE = 100
 SINK_UNITS = 2_048
+LOOK_S = 2.0
 PHASES = ("plan", "sink", "antijoin", "sink", "report")
 
 
@@ -283,15 +284,17 @@ class Watch:
         return now | {"all_cpu_s": self.all_cpu_s, "resident_bytes": int(fields[21]) * resource.getpagesize()}
 
     def _run(self) -> None:
-        while not self._over.wait(0.5):
+        while not self._over.wait(LOOK_S):
+            known = {pid for pid, _ in self._cpu_s}
             for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
                 try:
                     fields = self._stat(pid)
                 except OSError:
                     continue
                 key = (pid, fields[19])  # a number is given again
-                if key in self._cpu_s or int(fields[1]) in {known for known, _ in self._cpu_s}:
+                if key in self._cpu_s or int(fields[1]) in known:
                     self._cpu_s[key] = self._seconds(fields)
+                    known.add(pid)
             try:
                 self._look(self)
             except OSError:  # the process has ended
@@ -313,7 +316,8 @@ def apart(phase: str, folder: Path, mark: Callable[[dict[str, Any]], None] = lam
 
     def look(watch: Watch) -> None:
         done, left = progress(folder)
-        if done and done >= (len(marks) + 1) * (done + left) / 10:
+        before = marks[-1]["done"] if marks else 0
+        if 10 * done // max(1, done + left) > 10 * before // max(1, done + left):
             marks.append({"done": done} | watch.figures())
             mark({"outcome": "running", "marks": marks})
 
