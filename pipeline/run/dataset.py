@@ -7,10 +7,10 @@ What is set here and why:
 - Blocks of input are sized by guided self-scheduling: large while there is much to do (a million units make some
   ten thousand tasks), single units at the end, so that no worker sits on a long tail. Decode tasks stream: units
   leave as soon as they are ready, so large blocks delay nobody.
-- A block costs the driver some 20 ms on its way through the stages, whatever is in it (docs/scale.md). So, in a
-  rehearsal without decoding, units with small frames share blocks, up to 4 MiB and a quarter of `in_flight_units`.
-  Which units share one follows from the plan (`stages.groups`), and they are packed into one row, so that Ray neither
-  cuts nor joins them. Everywhere else a unit has its own block (`stages.group_units` says why).
+- A block costs the driver tens of milliseconds on its way through the stages, whatever is in it (docs/scale.md). So,
+  in a rehearsal without decoding, where frames take no room, units share blocks, a quarter of `in_flight_units` each.
+  Which units share one follows from the plan, and to Ray they are bytes in one row (`outcome.packed`), which it
+  neither cuts nor joins. Everywhere else a unit has its own block (`stages.group_units` says why).
 - The engine stage is an actor pool whose actors are called from several threads, a block a call, with about
   `in_flight_units` units in all; the engine inside batches across calls (`engine_loop`). Ray Data's asynchronous UDFs
   were the other choice: their concurrency is fixed by an environment variable, their outputs are put back in order,
@@ -167,8 +167,11 @@ def _pool(actors: int, at_once: int) -> ActorPoolStrategy:
 
 def stream(dataset: Dataset) -> Generator[pa.Table, None, None]:
     """Outcomes as they come, `[OUTCOME]`."""
-    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=4):
-        yield unpacked(block)
+    # Not `iter_batches`: every few seconds that sends Ray's statistics actor what is known of all blocks so far, more
+    # and more of it, until a driver does nothing else.
+    for bundle in dataset.iter_internal_ref_bundles():
+        for block in bundle.blocks:
+            yield unpacked(ray.get(block.ref))
 
 
 def quiet() -> None:
