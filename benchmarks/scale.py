@@ -1,6 +1,6 @@
 """What planning, the anti-join, the sink, a run with the fake engine and the report take as the corpus grows.
 
-    python -m benchmarks.scale --units 10000 100000 1000000 --run-units 1000 3000 10000 [--folder DIR]
+    python -m benchmarks.scale --units 10000 100000 1000000 --run-units 10000 100000 1000000 [--folder DIR]
 
 A corpus of N empty files whose headers "were read last night", but for N/100 new ones that are real clips. On it:
 
@@ -9,11 +9,15 @@ A corpus of N empty files whose headers "were read last night", but for N/100 ne
 - anti-join: reads the manifest and the ids in those parts, and says what is pending
 - report: of the N units, after the other half has gone through the sink as well
 - run: `--run-units` alone: everything through Ray Data with `engine: fake` and `decode: false`, so that what is left is
-  the cost of the machinery; frames of a unit are planned as 150 kB, so that about 27 of them share a block
+  the cost of the machinery; 64 units share a block
 
 Each phase is a process of its own; figures are those of that process (for a run: the driver), with imports: seconds,
 CPU seconds, and the highest resident memory, which for a run counts Ray's shared memory as far as the driver has
-touched it. Slopes between sizes leave start-up out. On a shared machine CPU seconds are worth more than seconds.
+touched it. `all_cpu_s` adds all processes that this one started, looked at every two seconds: for a run those of Ray.
+Slopes between sizes leave start-up out. On a shared machine CPU seconds are worth more than seconds.
+
+A run leaves a mark at every tenth of its units, with the same figures so far; the file is written at each of them, so
+a run that is stopped says how far it came and what that took.
 """
 
 from __future__ import annotations
@@ -26,9 +30,11 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +44,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "videos"
 FILES_A_FOLDER = 1_000
 NEW_SHARE = 100
 SINK_UNITS = 2_048
+LOOK_S = 2.0
 PHASES = ("plan", "sink", "antijoin", "sink", "report")
 
 
@@ -55,7 +62,7 @@ def config_of(folder: Path) -> Any:
             "run": {
                 "engine": "fake",
                 "engine_options": {"decode": False},
-                "in_flight_units": 128,
+                "in_flight_units": 256,
                 "ray_address": "local",
                 "no_progress_s": 3600,
             },
@@ -241,19 +248,106 @@ def measured(phase: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def apart(phase: str, folder: Path) -> dict[str, Any]:
-    """The same in a process of its own."""
+class Watch:
+    """CPU seconds of a process and all it starts, from /proc; one that ends between two looks loses the time since.
+
+    Args:
+        pid: of the process.
+        look: called after each look.
+    """
+
+    def __init__(self, pid: int, look: Callable[[Watch], None]) -> None:
+        self.started = time.perf_counter()
+        self._pid = pid
+        self._look = look
+        self._cpu_s = {(pid, self._stat(pid)[19]): 0.0}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    @property
+    def all_cpu_s(self) -> float:
+        """Of all."""
+        return round(sum(self._cpu_s.values()), 2)
+
+    def figures(self) -> dict[str, Any]:
+        """So far; memory is what is resident now."""
+        fields = self._stat(self._pid)
+        now = {"s": round(time.perf_counter() - self.started, 1), "cpu_s": self._seconds(fields)}
+        return now | {"all_cpu_s": self.all_cpu_s, "resident_bytes": int(fields[21]) * resource.getpagesize()}
+
+    def _run(self) -> None:
+        while not self._over.wait(LOOK_S):
+            known = {pid for pid, _ in self._cpu_s}
+            for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+                try:
+                    fields = self._stat(pid)
+                except OSError:
+                    continue
+                key = (pid, fields[19])  # a number is given again
+                if key in self._cpu_s or int(fields[1]) in known:
+                    self._cpu_s[key] = self._seconds(fields)
+                    known.add(pid)
+            try:
+                self._look(self)
+            except OSError:  # the process has ended
+                return
+
+    @staticmethod
+    def _stat(pid: int) -> list[str]:
+        """Fields from the third on: what precedes may hold spaces."""
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+    @staticmethod
+    def _seconds(fields: list[str]) -> float:
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def apart(phase: str, folder: Path, mark: Callable[[dict[str, Any]], None] = lambda _: None) -> dict[str, Any]:
+    """The same in a process of its own; `mark` gets the figures of a run at every tenth of its units."""
+    marks: list[dict[str, Any]] = []
+
+    def look(watch: Watch) -> None:
+        done, left = progress(folder)
+        before = marks[-1]["done"] if marks else 0
+        if 10 * done // max(1, done + left) > 10 * before // max(1, done + left):
+            marks.append({"done": done} | watch.figures())
+            mark({"outcome": "running", "marks": marks})
+
     command = [sys.executable, "-m", "benchmarks.scale", "--phase", phase, "--folder", str(folder)]
-    text = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, Watch(process.pid, look) as watch:
+        assert process.stdout is not None
+        text = process.stdout.read()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
     found: dict[str, Any] = json.loads(text.strip().splitlines()[-1])
-    return found
+    return found | {"all_cpu_s": watch.all_cpu_s} | ({"marks": marks} if marks else {})
+
+
+def progress(folder: Path) -> tuple[int, int]:
+    """Units done and left, as the run's last heartbeat says."""
+    for log in (folder / "out" / "runs").glob("*/events.jsonl"):
+        with log.open("rb") as lines:
+            lines.seek(max(0, log.stat().st_size - 10_000))
+            for line in reversed(lines.read().splitlines()):
+                if b'"heartbeat"' in line and line.endswith(b"}"):
+                    beat = json.loads(line)
+                    return beat["done"], beat["left"]
+    return 0, 0
 
 
 def main() -> None:
     """Measure all sizes; the file is written after each, so that nothing is lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--units", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--run-units", type=int, nargs="*", default=[1_000, 3_000, 10_000])
+    parser.add_argument("--run-units", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--folder", type=Path, help="where the corpora are made; default: a temporary folder")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "scale.json")
     parser.add_argument("--phase", help=argparse.SUPPRESS)
@@ -262,6 +356,11 @@ def main() -> None:
         print(json.dumps(measured(args.phase, args.folder)))
         return
     found: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
+
+    def keep(kind: str, units: int, made: dict[str, Any]) -> None:
+        found.setdefault(kind, {})[str(units)] = made
+        args.out.write_text(json.dumps(found, indent=1) + "\n")
+
     found["machine"] = {
         "cpus": os.cpu_count(),
         "processor": platform.processor() or platform.machine(),
@@ -276,10 +375,9 @@ def main() -> None:
                 phases = PHASES if kind == "phases" else ("plan", "run")
                 made = {}
                 for phase in phases:
-                    made[phase] = apart(phase, Path(folder))
+                    made[phase] = apart(phase, Path(folder), partial(keep, "run", units))
                     print(units, phase, made[phase], file=sys.stderr, flush=True)
-            found.setdefault(kind, {})[str(units)] = made if kind == "phases" else made["run"]
-            args.out.write_text(json.dumps(found, indent=1) + "\n")
+            keep(kind, units, made if kind == "phases" else made["run"])
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ What is set here and why:
 - Blocks of input are sized by guided self-scheduling: large while there is much to do (a million units make some
   ten thousand tasks), single units at the end, so that no worker sits on a long tail. Decode tasks stream: units
   leave as soon as they are ready, so large blocks delay nobody.
-- A block costs the driver some 20 ms on its way through the stages, whatever is in it (docs/scale.md). So, in a
-  rehearsal without decoding, units with small frames share blocks, up to 4 MiB and a quarter of `in_flight_units`.
-  Which units share one follows from the plan (`stages.groups`), and they are packed into one row, so that Ray neither
-  cuts nor joins them. Everywhere else a unit has its own block (`stages.group_units` says why).
+- A block costs the driver tens of milliseconds on its way through the stages, whatever is in it (docs/scale.md). So,
+  in a rehearsal without decoding, where frames take no room, units share blocks, a quarter of `in_flight_units` each.
+  Which units share one follows from the plan, and to Ray they are bytes in one row (`outcome.packed`), which it
+  neither cuts nor joins. Everywhere else a unit has its own block (`stages.group_units` says why).
 - The engine stage is an actor pool whose actors are called from several threads, a block a call, with about
   `in_flight_units` units in all; the engine inside batches across calls (`engine_loop`). Ray Data's asynchronous UDFs
   were the other choice: their concurrency is fixed by an environment variable, their outputs are put back in order,
@@ -27,7 +27,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -37,19 +38,18 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionResources
 
 from pipeline.config import RunConfig
 from pipeline.run.engine_stage import EngineStage
-from pipeline.run.outcome import UNIT, Facts, unpacked
+from pipeline.run.outcome import UNIT, Facts, packed, unpacked
 from pipeline.run.stages import (
-    GROUP_BYTES,
     AnswerStage,
     Decode,
     DecodeStage,
     EncodeStage,
     group_units,
-    groups,
+    is_blank,
 )
 
 LARGEST_BLOCK_UNITS = 64
-DECODE_CALLS = 256
+DECODE_CALLS = 1024
 FRAME_PX = ("frame_height_px", "frame_width_px")
 SMALLEST_STORE_BYTES = 128 * 1024**2
 #: A visual token of 8,192 dimensions in bfloat16 (or of 4,096 in float32), for a bound that needs no model.
@@ -66,36 +66,43 @@ def block_sizes(units: int, workers: int) -> list[int]:
     return sizes
 
 
-def blocks(units: pa.Table, workers: int) -> list[pa.Table]:
-    """Cut pending units (columns of `UNIT`) into input blocks."""
-    cut, start = [], 0
-    for size in block_sizes(units.num_rows, workers):
-        cut.append(units.slice(start, size))
-        start += size
-    return cut
+class InputBlocks(Sequence[pa.Table]):
+    """Pending units (columns of `UNIT`) cut into input blocks, each packed when it is asked for.
+
+    All of them at once would take more memory than the plan does.
+    """
+
+    def __init__(self, units: pa.Table, workers: int) -> None:
+        self._units = units
+        self._ends = list(accumulate(block_sizes(units.num_rows, workers)))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: Any) -> Any:
+        start = self._ends[index - 1] if index else 0
+        return packed(self._units.slice(start, self._ends[index] - start))
 
 
-def calls(units: pa.Table, config: RunConfig) -> int:
+def calls(config: RunConfig) -> int:
     """Blocks on their way to an actor at a time, so that these hold about `in_flight_units` units."""
-    sizes = planned_sizes(units)
-    group = len(sizes) / max(1, len(groups(sizes, group_units(config))))
-    return min(config.run.in_flight_units, math.ceil(config.run.in_flight_units / group) + 1)
+    return min(config.run.in_flight_units, math.ceil(config.run.in_flight_units / group_units(config)) + 1)
 
 
-def planned_sizes(units: pa.Table) -> list[int]:
-    """Bytes of each unit's frames, as `outcome.planned_bytes`."""
+def largest_bytes(units: pa.Table) -> int:
+    """Of the frames of one unit, as planned; 0 where planning failed."""
     columns = [pc.fill_null(units[name], 0).cast(pa.int64()) for name in ("frames", *FRAME_PX)]
-    sizes: list[int] = pc.multiply(3, pc.multiply(columns[0], pc.multiply(columns[1], columns[2]))).to_pylist()
-    return sizes
+    return int(pc.max(pc.multiply(3, pc.multiply(columns[0], pc.multiply(columns[1], columns[2])))).as_py() or 0)
 
 
 def store_bytes(units: pa.Table, config: RunConfig, decoders: int) -> int:
     """Object store the run may fill: frames in flight to actors and in the hands of decoders, with room to pipeline."""
-    largest = max(planned_sizes(units), default=0)
+    if is_blank(config):
+        return SMALLEST_STORE_BYTES
+    largest = largest_bytes(units)
     if config.run.topology == "split":
         largest = max(largest, LARGEST_TOKEN_BYTES * int(pc.max(units["merged_tokens"]).as_py() or 0))
-    block = max(largest, min(GROUP_BYTES, group_units(config) * largest))
-    in_flight = config.run.model_actors * config.run.in_flight_units * largest + 2 * decoders * block
+    in_flight = (config.run.model_actors * config.run.in_flight_units + 2 * decoders) * largest
     return max(SMALLEST_STORE_BYTES, 4 * in_flight)
 
 
@@ -118,14 +125,16 @@ def build(units: pa.Table, config: RunConfig, facts: Facts, board: Any, decode: 
     context.execution_options.resource_limits = ExecutionResources(
         object_store_memory=store_bytes(units, config, decoders)
     )
-    dataset = ray.data.from_arrow(blocks(units.select(UNIT.names), decoders)).map_batches(
+    # Not `from_arrow`: that runs a task for every block to look at it, minutes for a million units.
+    dataset = ray.data.from_blocks(InputBlocks(units.select(UNIT.names), decoders)).map_batches(
         DecodeStage(config, facts.run_id, board, decode).__call__,
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
         num_cpus=config.run.decode_cpus,
-        # A fresh process now and then bounds what native decoders leak. A stage with its own remote arguments is
-        # also one that Ray Data does not fuse into the engine's actors.
+        # A fresh process now and then bounds what this one leaks; seldom, since native decoders live in processes of
+        # their own (`pipeline.decode`), and a start costs seconds of imports. A stage with its own remote arguments
+        # is also one that Ray Data does not fuse into the engine's actors.
         max_calls=DECODE_CALLS,
     )
     run = config.run
@@ -142,7 +151,7 @@ def build(units: pa.Table, config: RunConfig, facts: Facts, board: Any, decode: 
             zero_copy_batch=True,
             num_cpus=cpus,
             num_gpus=gpus_per_actor(gpus, resources.get("GPU", 0)),
-            compute=_pool(actors, calls(units, config)),
+            compute=_pool(actors, calls(config)),
         )
     return dataset
 
@@ -158,8 +167,11 @@ def _pool(actors: int, at_once: int) -> ActorPoolStrategy:
 
 def stream(dataset: Dataset) -> Generator[pa.Table, None, None]:
     """Outcomes as they come, `[OUTCOME]`."""
-    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=4):
-        yield unpacked(block)
+    # Not `iter_batches`: every few seconds that sends Ray's statistics actor what is known of all blocks so far, more
+    # and more of it, until a driver does nothing else.
+    for bundle in dataset.iter_internal_ref_bundles():
+        for block in bundle.blocks:
+            yield unpacked(ray.get(block.ref))
 
 
 def quiet() -> None:

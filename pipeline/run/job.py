@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,13 +28,16 @@ from pipeline.run import cluster, surroundings
 from pipeline.run.folder import Folder
 from pipeline.run.lease import Lease
 from pipeline.run.ledger import Ledger, Retry
-from pipeline.run.outcome import Facts, quality_table
+from pipeline.run.outcome import UNIT, Facts, quality_table
 from pipeline.run.pending import manifest_of, pending_units, read_ledger, sample_of, spread
 from pipeline.run.pools import sized
 from pipeline.run.progress import Display, NoProgressGuard, Tally, duration
 from pipeline.run.sink import Part, PartWriter, Sink
 from pipeline.run.surroundings import stop_on_signal
 from pipeline.run.telemetry import RayRecord, RunTelemetry
+
+if TYPE_CHECKING:
+    from pipeline.run.feed import Feed
 
 Outcome = Literal["done", "some_failed", "interrupted", "aborted", "nothing_to_do"]
 
@@ -104,7 +107,8 @@ def run(
         lease.acquire()
         stack.callback(lease.release)
         manifest = manifest_of(config, folder, replan, add, lease, say)
-        ledger = read_ledger(folder, manifest["unit_id"])
+        planned = manifest["unit_id"]
+        ledger = read_ledger(folder, planned)
         counts = ledger.counts
         if not pc.any(ledger.work(retry_failed)).as_py():
             hint = "; --retry-failed tries failed units again" if counts["failed"] else ""
@@ -117,18 +121,21 @@ def run(
                 "nothing_to_do", counts["planned"], counts["done"], counts["failed"], counts["pending"], below=below
             )
         units = pending_units(manifest, ledger, retry_failed)
+        del manifest  # as large as `units`, which may be nearly all of it, and a run is long
         with cluster.connected(config, verbose):
             if 0 < calibrate < units.num_rows:
                 slice_ = spread(units, calibrate)
-                sample = sample_of(config, manifest, slice_)
+                sample = sample_of(config, planned, slice_)
                 first = _Job(_sized(config, say), run_id, folder, lease, ledger, slice_, say, asked, sample).execute()
                 if first.outcome not in ("done", "some_failed"):
                     return first
                 tried = pc.is_in(units["unit_id"], value_set=slice_["unit_id"].combine_chunks())
-                ledger = read_ledger(folder, manifest["unit_id"])
+                ledger = read_ledger(folder, planned)
                 units, run_id, asked = units.filter(pc.invert(tried)), new_run_id(), requests()
-            sample = sample_of(config, manifest, units)
-            return _Job(_sized(config, say), run_id, folder, lease, ledger, units, say, asked, sample).execute()
+            sample = sample_of(config, planned, units)
+            job = _Job(_sized(config, say), run_id, folder, lease, ledger, units, say, asked, sample)
+            del units  # see `_Job._feed`
+            return job.execute()
 
 
 def _sized(config: RunConfig, say: Callable[[str], None]) -> RunConfig:
@@ -254,15 +261,13 @@ class _Job:
 
     def _stream(self) -> None:
         """Everything through the pipeline, or until a signal."""
-        from pipeline.run.feed import Feed
-
         config = self._config
         facts = Facts(self._run_id, config.model.id, config.compression.name or "custom", frozenset(self._sample))
         display = Display(self._units.num_rows)
         guard = NoProgressGuard(config.run.no_progress_s)
         next_beat = time.monotonic() + config.run.heartbeat_s
         try:
-            with Feed(self._units, config, facts) as feed, stop_on_signal(feed.stop, self._say):
+            with self._feed(facts) as feed, stop_on_signal(feed.stop, self._say):
                 for outcomes in feed:
                     if outcomes is not None:
                         self._take(outcomes)
@@ -281,6 +286,13 @@ class _Job:
                     raise RunAborted(f"the pipeline ended and {self._tally.left} units are missing", "run again")
         finally:
             display.close()
+
+    def _feed(self, facts: Facts) -> Feed:
+        """The pipeline. Lets go of the units: Ray's store has them, and the report needs the memory."""
+        from pipeline.run.feed import Feed
+
+        units, self._units = self._units, UNIT.empty_table()
+        return Feed(units, self._config, facts)
 
     def _take(self, outcomes: pa.Table) -> None:
         results, failures = self._sink.add(outcomes)

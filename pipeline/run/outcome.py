@@ -5,8 +5,8 @@
 With encoder and language model in different actors, ENCODED stands between the two: visual tokens instead of frames.
 
 One unit is one row all the way: nothing fans out, so nothing can be half written, lost or doubled by a retried
-task. Small units travel several together, packed into one row of a block (`packed`). Frames travel as one flat buffer,
-which is not copied on this side of the decoder unless it is small and shares a block.
+task. Between two stages rows are packed into one row of a block (`packed`), small units several together. Frames travel
+as one flat buffer, which is not copied on this side of the decoder unless it is small and shares a block.
 Knows nothing of Ray or torch.
 """
 
@@ -64,8 +64,10 @@ TOKENS = pa.schema(
 )
 ENCODED = pa.schema([*UNIT, *(field for field in PAYLOAD if field.name != "frames_rgb"), *TOKENS])
 
-#: The one column of a block between two stages: a list of rows of `DECODED`, `ENCODED` or `OUTCOME`.
+#: The column of a block between two stages that holds rows of `UNIT`, `DECODED`, `ENCODED` or `OUTCOME` in Arrow's IPC
+#: format, and those of their columns that stand beside it: too large to be copied once more.
 PACKED = "units"
+BESIDE = ("frames_rgb", "features")
 
 #: Columns that are read through their buffers, never as Python values.
 LARGE = ("frames_rgb", "features", "token_row", "token_column", "token_time")
@@ -101,11 +103,6 @@ class Facts:
     sample: frozenset[str] = frozenset()
 
 
-def planned_bytes(unit: Mapping[str, Any]) -> int:
-    """Size of a unit's frames; 0 where planning failed."""
-    return 3 * (unit["frames"] or 0) * (unit["frame_height_px"] or 0) * (unit["frame_width_px"] or 0)
-
-
 def decoded_table(rows: Sequence[Mapping[str, Any]], frames: Sequence[np.ndarray | None]) -> pa.Table:
     """Rows of `DECODED` from manifest rows with what decoding added; frames are uint8 `[frames, height, width, 3]`."""
     shapes = [None if one is None else list(one.shape) for one in frames]
@@ -117,17 +114,44 @@ def decoded_table(rows: Sequence[Mapping[str, Any]], frames: Sequence[np.ndarray
 
 
 def packed(table: pa.Table) -> pa.Table:
-    """All rows of a table in one row: Ray Data cuts blocks by their bytes, but never a row."""
-    (rows,) = table.combine_chunks().to_struct_array().chunks
-    return pa.table({PACKED: pa.LargeListArray.from_arrays(pa.array([0, len(rows)], pa.int64()), rows)})
+    """All rows of a table in one row: Ray Data cuts blocks by their bytes, but never a row.
+
+    As bytes, since Ray's serializer walks every leaf of nested columns in Python, which takes milliseconds a block.
+    """
+    columns = {}
+    for name in BESIDE:
+        if name in table.column_names:
+            columns[name] = _one_list(table[name])
+            nothing = pa.nulls(len(table), columns[name].type.value_type)
+            table = table.set_column(table.column_names.index(name), name, nothing)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return pa.table({PACKED: _binary(sink.getvalue())} | columns)
 
 
 def unpacked(table: pa.Table) -> pa.Table:
     """The rows that `packed` put into each row; their bytes are not copied."""
-    column = table[PACKED]
-    # Chunk by chunk: joining even one chunk of lists copies it.
-    rows = pa.chunked_array([one.flatten() for one in column.chunks], column.type.value_type)
-    return pa.Table.from_struct_array(rows)
+    rows = pa.concat_tables(
+        pa.ipc.open_stream(value.as_buffer()).read_all() for chunk in table[PACKED].chunks for value in chunk
+    )
+    for name in table.column_names[1:]:
+        column = table[name]
+        values = pa.chunked_array([one.flatten() for one in column.chunks], column.type.value_type)
+        rows = rows.set_column(rows.column_names.index(name), name, values)
+    return rows
+
+
+def _one_list(column: pa.ChunkedArray) -> pa.Array:
+    """One value: a list of all; joining even one chunk would copy it."""
+    values = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    return pa.LargeListArray.from_arrays(pa.array([0, len(values)], pa.int64()), values)
+
+
+def _binary(data: pa.Buffer) -> pa.Array:
+    """One value, which shares its memory."""
+    offsets = pa.array([0, len(data)], pa.int64()).buffers()[1]
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, data])
 
 
 def encoded_row(unit: Mapping[str, Any], encoded: EncodedClip | None = None) -> pa.Table:

@@ -97,8 +97,13 @@ def pending_units(manifest: pa.Table, ledger: Ledger, retry_failed: Retry) -> pa
     return manifest.append_column("tried", ledger.attempts).filter(ledger.work(retry_failed)).select(UNIT.names)
 
 
-def sample_of(config: RunConfig, manifest: pa.Table, units: pa.Table) -> tuple[str, ...]:
-    """Units of the quality slice; a run that goes on for one that did not end goes on with its sample."""
+def sample_of(config: RunConfig, planned: pa.ChunkedArray, units: pa.Table) -> tuple[str, ...]:
+    """Units of the quality slice; a run that goes on for one that did not end goes on with its sample.
+
+    Args:
+        planned: ids of the whole plan.
+        units: what this run is to do.
+    """
     from pipeline import report
 
     if not config.slice_units:
@@ -106,7 +111,7 @@ def sample_of(config: RunConfig, manifest: pa.Table, units: pa.Table) -> tuple[s
     sound = units["unit_id"].filter(pc.is_null(units["error_class"]))
     last = report.newest_run(config.output.path, config.output.storage)
     begun = last.sample if last is not None and not last.complete else ()
-    return pick(sound, config.slice_units, begun, manifest["unit_id"])
+    return pick(sound, config.slice_units, begun, planned)
 
 
 def spread(units: pa.Table, count: int) -> pa.Table:

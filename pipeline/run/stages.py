@@ -9,7 +9,7 @@ worker be blamed on the right one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,6 @@ from pipeline.run.outcome import (
     frames_of,
     outcomes,
     packed,
-    planned_bytes,
     planned_failure,
     request_of,
     result_rows,
@@ -50,38 +49,24 @@ ANSWER = "answer"
 Decode = Callable[..., Any]
 
 
-#: Frames of units that share a block: above this a block costs the driver little beside its unit.
-GROUP_BYTES = 4 * 1024**2
+#: Units that share a block cost the driver little more than one.
 LARGEST_GROUP_UNITS = 64
 
 
+def is_blank(config: RunConfig) -> bool:
+    """Whether the run is a rehearsal in which videos stay closed, so that frames take no room."""
+    return config.run.engine == "fake" and not config.run.fake.decode
+
+
 def group_units(config: RunConfig) -> int:
-    """Units that a block between two stages may hold; an actor has several blocks, so that it never runs dry.
+    """Units that a block between two stages holds; an actor has several blocks, so that it never runs dry.
 
     Several only in a rehearsal without decoding. Elsewhere a unit that had an engine to itself would stay noted so
     until its whole block is done, and be blamed for a neighbour that kills the process meanwhile.
     """
-    if config.run.engine != "fake" or config.run.fake.decode:
+    if not is_blank(config):
         return 1
     return min(LARGEST_GROUP_UNITS, max(1, config.run.in_flight_units // 4))
-
-
-def groups(sizes_bytes: Sequence[int], largest_units: int) -> list[int]:
-    """How many units share each block, in order, from the planned sizes of their frames.
-
-    Nothing but the plan decides: a task that Ray runs again has to give the same blocks. Where there are few units a
-    block has one, since they come in small input blocks then (`dataset.block_sizes`).
-    """
-    counts: list[int] = []
-    held = 0
-    for size in sizes_bytes:
-        if counts and counts[-1] < largest_units and held + size <= GROUP_BYTES:
-            counts[-1] += 1
-            held += size
-        else:
-            counts.append(1)
-            held = size
-    return counts
 
 
 class DecodeStage:
@@ -92,14 +77,14 @@ class DecodeStage:
         self._run_id = run_id
         self._board = board
         self._decode_unit = decode
-        self._blank = config.run.engine == "fake" and not config.run.fake.decode
+        self._blank = is_blank(config)
+        self._group = group_units(config)
 
-    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         # Order and number of outputs are fixed by the rows: Ray may run the task again and skips what it has.
-        rows = table.to_pylist()
-        for count in groups([planned_bytes(row) for row in rows], group_units(self._config)):
-            group, rows = rows[:count], rows[count:]
-            yield packed(self._decode(group))
+        rows = unpacked(block).to_pylist()
+        for start in range(0, len(rows), self._group):
+            yield packed(self._decode(rows[start : start + self._group]))
 
     def _decode(self, rows: list[dict[str, Any]]) -> pa.Table:
         decoded = [self._decode_one(row) for row in rows]
@@ -187,7 +172,8 @@ class AnswerStage(EngineStage):
     def __call__(self, block: pa.Table) -> pa.Table:
         table = unpacked(block)
         rows = table.drop_columns([name for name in LARGE if name in table.column_names]).to_pylist()
-        ended = self._answers(rows, lambda i: request_of(rows[i], self._clip(table, i), self._config.generation))
+        clip_of: Callable[[pa.Table, int], Any] = encoded_of if "features" in table.column_names else frames_of
+        ended = self._answers(rows, lambda i: request_of(rows[i], clip_of(table, i), self._config.generation))
         times = self._loop.times
         return packed(
             outcomes(
@@ -230,6 +216,3 @@ class AnswerStage(EngineStage):
     def _note_survived(self, unit_id: str) -> None:
         super()._note_survived(unit_id)
         ray.get(self._board.alone_no_more.remote(REFERENCE, unit_id))
-
-    def _clip(self, table: pa.Table, index: int) -> Any:
-        return encoded_of(table, index) if "features" in table.column_names else frames_of(table, index)

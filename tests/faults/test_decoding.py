@@ -18,8 +18,8 @@ TROUBLE = ("segfault", "hang", "forbidden", "flaky", "kills-worker", "kills-work
 
 @pytest.mark.usefixtures("ray_address")
 def test_each_trouble_costs_one_unit(bench, videos, tmp_path, monkeypatch):
-    """All of it in one task, several units a block."""
-    monkeypatch.setattr(dataset, "blocks", lambda units, workers: [units])
+    """All of it in one task."""
+    monkeypatch.setattr(dataset, "block_sizes", lambda units, workers: [units])
     folder = tmp_path / "trouble"
     shutil.copytree(videos, folder)
     for index, name in enumerate(TROUBLE):

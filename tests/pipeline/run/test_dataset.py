@@ -9,17 +9,15 @@ from hypothesis import strategies as st
 
 from pipeline.plan.sources import storage_of
 from pipeline.run.dataset import (
-    GROUP_BYTES,
     LARGEST_BLOCK_UNITS,
     SMALLEST_STORE_BYTES,
+    InputBlocks,
     block_sizes,
-    blocks,
     calls,
     gpus_per_actor,
-    groups,
     store_bytes,
 )
-from pipeline.run.outcome import UNIT
+from pipeline.run.outcome import UNIT, unpacked
 
 
 @given(st.integers(0, 20_000), st.integers(1, 300))
@@ -40,25 +38,15 @@ def test_few_units_reach_all_workers():
 
 def test_blocks_keep_rows_in_order():
     table = pa.table({"unit_id": [f"u{i}" for i in range(100)]})
-    assert pa.concat_tables(blocks(table, 3))["unit_id"].to_pylist() == table["unit_id"].to_pylist()
-
-
-@given(st.lists(st.integers(0, 2 * GROUP_BYTES)), st.integers(1, 64))
-def test_small_units_share_a_block(sizes, largest):
-    counts = groups(sizes, largest)
-    assert sum(counts) == len(sizes)
-    start = 0
-    for count in counts:
-        assert 1 <= count <= largest
-        assert count == 1 or sum(sizes[start : start + count]) <= GROUP_BYTES
-        start += count
+    blocks = InputBlocks(table, 3)
+    assert all(block.num_rows == 1 for block in blocks)
+    assert [unpacked(block).num_rows for block in blocks] == block_sizes(100, 3)
+    assert pa.concat_tables(unpacked(block) for block in blocks)["unit_id"].to_pylist() == table["unit_id"].to_pylist()
 
 
 def test_calls_hold_the_units_asked_for(bench, videos):
-    config = bench.config(videos, run={"in_flight_units": 16, "engine_options": {"decode": False}})
-    small, large = units(*[(1, 28, 28)] * 64), units(*[(8, 896, 896)] * 64)
-    assert calls(small, config) == 5  # of four units each, and one to spare
-    assert calls(large, config) == 16
+    assert calls(bench.config(videos, run={"in_flight_units": 16, "engine_options": {"decode": False}})) == 5
+    assert calls(bench.config(videos, run={"in_flight_units": 16})) == 16
 
 
 def units(*sizes):
@@ -77,6 +65,8 @@ def test_the_store_has_room_for_frames_in_flight(bench, videos):
         == 4 * (4 * 16 + 2 * 8) * 3 * 64 * 448 * 448
     )
     assert store_bytes(units((None, None, None)), config, decoders=8) == SMALLEST_STORE_BYTES
+    blank = bench.config(videos, run={"actors": 4, "engine_options": {"decode": False}})
+    assert store_bytes(units((64, 448, 448)), blank, decoders=8) == SMALLEST_STORE_BYTES
 
 
 @pytest.mark.parametrize(

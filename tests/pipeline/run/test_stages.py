@@ -13,7 +13,7 @@ from pipeline.decode.protocol import DecodedClip
 from pipeline.errors import CorruptVideo
 from pipeline.run import engine_stage, stages
 from pipeline.run.board import Board
-from pipeline.run.outcome import DECODED, OUTCOME, UNIT, Facts, failure_table, result_table, unpacked
+from pipeline.run.outcome import DECODED, OUTCOME, UNIT, Facts, failure_table, packed, result_table, unpacked
 
 
 class Local:
@@ -39,11 +39,11 @@ def board(monkeypatch: pytest.MonkeyPatch) -> Local:
     return Local()
 
 
-def units(*names: str, frame_px: int = 28, prompts: dict[str, str] | None = None) -> pa.Table:
+def units(*names: str, prompts: dict[str, str] | None = None) -> pa.Table:
     rows = [
         dict.fromkeys(UNIT.names)
         | {"unit_id": name, "uri": f"/{name}.mp4", "duration_s": 1.0, "timestamps_s": [0.5], "frames": 1, "tried": 0}
-        | {"frame_height_px": frame_px, "frame_width_px": frame_px, "sample": False}
+        | {"frame_height_px": 28, "frame_width_px": 28, "sample": False}
         | {"prompts": [{"prompt_id": "p", "text": (prompts or {}).get(name, "What?")}]}
         | ({"error_class": "NotAVideo", "error_message": "no"} if name.startswith("unplanned") else {})
         for name in names
@@ -62,7 +62,7 @@ def test_units_leave_the_decoder_in_blocks_that_the_plan_decides(bench, board):
         bench.config("/videos", run={"in_flight_units": 12, "engine_options": {"decode": False}}), "run", board, decode
     )
     names = ["a", "unplanned", "corrupt", "b", "c", "d", "e"]
-    blocks = list(stage(units(*names)))
+    blocks = list(stage(packed(units(*names))))
     assert [block.num_rows for block in blocks] == [1, 1, 1]
     tables = [unpacked(block) for block in blocks]
     assert [table["unit_id"].to_pylist() for table in tables] == [names[:3], names[3:6], names[6:]]
@@ -70,8 +70,8 @@ def test_units_leave_the_decoder_in_blocks_that_the_plan_decides(bench, board):
     causes = [None if row is None else row["error_class"] for row in tables[0]["failure"].to_pylist()]
     assert causes == [None, "NotAVideo", "CorruptVideo"]
     assert board.board.snapshot().in_flight == {}
-    large = list(stage(units("a", "b", frame_px=1200)))
-    assert [unpacked(block).num_rows for block in large] == [1, 1]
+    stage = stages.DecodeStage(bench.config("/videos", run={"in_flight_units": 12}), "run", board, decode)
+    assert [unpacked(block).num_rows for block in stage(packed(units("a", "b")))] == [1, 1]
 
 
 def test_trouble_in_a_block_costs_only_who_makes_it(bench, board, tmp_path):
@@ -79,7 +79,7 @@ def test_trouble_in_a_block_costs_only_who_makes_it(bench, board, tmp_path):
     config = bench.config("/videos", run={"in_flight_units": 32, "engine_options": {"decode": False}})
     asked = {"bad": "[fake:error]", "breaks": f"[fake:raise-once={tmp_path / 'raised'}]"}
     (block,) = stages.DecodeStage(config, "run", board, decode)(
-        units("a", "bad", "corrupt", "breaks", "b", prompts=asked)
+        packed(units("a", "bad", "corrupt", "breaks", "b", prompts=asked))
     )
     stage = stages.AnswerStage(config, Facts("run", "model", "off"), board)
     ended = unpacked(stage(block))
@@ -95,7 +95,7 @@ def test_trouble_in_a_block_costs_only_who_makes_it(bench, board, tmp_path):
 def test_a_suspect_runs_alone_and_is_given_up_when_it_dies_again(bench, board):
     config = bench.config("/videos", run={"in_flight_units": 32, "engine_options": {"decode": False}})
     stage = stages.AnswerStage(config, Facts("run", "model", "off"), board)
-    (block,) = stages.DecodeStage(config, "run", board, decode)(units("a", "b"))
+    (block,) = stages.DecodeStage(config, "run", board, decode)(packed(units("a", "b")))
     board.board.begin_all("answer", ["a", "b"], "died together")
     assert board.board.begin("answer", "a", "died alone").verdict == "alone"
     board.board.alone("answer", "a")
@@ -107,7 +107,7 @@ def test_a_suspect_runs_alone_and_is_given_up_when_it_dies_again(bench, board):
 
 def test_a_rehearsal_opens_nothing(bench, board):
     config = bench.config("/videos", run={"engine_options": {"decode": False}, "in_flight_units": 32})
-    (block,) = stages.DecodeStage(config, "run", board)(units("a", "b"))
+    (block,) = stages.DecodeStage(config, "run", board)(packed(units("a", "b")))
     table = unpacked(block)
     assert table["shape"].to_pylist() == [[1, 14, 14, 3]] * 2
     assert board.board.snapshot().started == {}
