@@ -322,7 +322,7 @@ def test_a_rehearsal_opens_no_video(bench, videos, monkeypatch):
     config = bench.config(folder, run={"engine_options": {"decode": False, "latency_s": 0.01}})
     folders.Folder.of(config).write_manifest(plan(config).table)
     shutil.rmtree(folder)
-    monkeypatch.setattr(dataset, "blocks", lambda units, workers: [units])
+    monkeypatch.setattr(dataset, "block_sizes", lambda units, workers: [units])
     ended = run(config, replan=False, say=quiet)
     assert (ended.outcome, ended.done) == ("done", 8)
     bench.assert_each_unit_once()
