@@ -162,9 +162,18 @@ def read_all_parts(path: Path) -> tuple[dict[str, Any], list[Row]]:
     """What the study was, and its rows, from the file and those of its parts.
 
     Raises:
-        ConfigError: no file is there, or two are of different studies, or answer the same question twice.
+        ConfigError: no file is there, a part of several is missing, or two are of different studies or answer the same
+            question.
     """
-    paths = [one for one in (path, *sorted(path.parent.glob(f"{path.stem}.*-of-*{path.suffix}"))) if one.is_file()]
+    parts = sorted(path.parent.glob(f"{path.stem}.*-of-*{path.suffix}"))
+    for count in {int(one.stem.rpartition("-of-")[2]) for one in parts}:
+        for number in range(1, count + 1):
+            wanted = part_path(path, (number, count))
+            if not wanted.is_file():
+                raise ConfigError(
+                    f"{wanted}: no such file, but other parts are there", f"--part {number}/{count} first"
+                )
+    paths = [one for one in (path, *parts) if one.is_file()]
     identity, rows = read_answers(paths[0] if paths else path)
     for other in paths[1:]:
         found, more = read_answers(other)

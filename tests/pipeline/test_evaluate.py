@@ -101,6 +101,9 @@ def test_two_processes_answer_what_one_does(checkpoint, questions, tmp_path, cap
         assert cli.main([*base, str(parts), "--part", part]) == 0
         assert cli.main([*base, str(parts), "--part", part]) == 0, "nothing is left"
         assert not (parts / "evaluate.json").exists()
+        if part == "1/2":  # half of the answers must not pass for all
+            assert cli.main([*base, str(parts), "--report-only"]) == 2
+            assert "--part 2/2 first" in capsys.readouterr().err
     assert sorted(path.name for path in parts.iterdir()) == ["answers.1-of-2.parquet", "answers.2-of-2.parquet"]
     assert cli.main([*base, str(parts), "--report-only"]) == 0
     said = ["question_id", "setting", "text", "block"]
@@ -111,9 +114,16 @@ def test_two_processes_answer_what_one_does(checkpoint, questions, tmp_path, cap
     assert reports[0]["uncompressed"]["by_kind"] == reports[1]["uncompressed"]["by_kind"]
     assert reports[0]["presets"]["paper"]["accuracy"] == reports[1]["presets"]["paper"]["accuracy"]
 
-    (parts / "answers.1-of-3.parquet").write_bytes((parts / "answers.1-of-2.parquet").read_bytes())
+    first = (parts / "answers.1-of-2.parquet").read_bytes()
+    (parts / "answers.parquet").write_bytes(first)
     assert cli.main([*base, str(parts), "--report-only"]) == 2
     assert "answer the same questions" in capsys.readouterr().err
+    (parts / "answers.parquet").unlink()
+    assert cli.main([*base, str(parts), "--part", "2/2", "--frames", "2"]) == 2, "of another study"
+    (parts / "answers.2-of-2.parquet").unlink()
+    assert cli.main([*base, str(parts), "--part", "2/2", "--frames", "2"]) == 0
+    assert cli.main([*base, str(parts), "--report-only"]) == 2
+    assert "hold answers of different studies" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main([*base, str(parts), "--part", "3/2"])
     assert "K/N, as in 1/2 and 2/2" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -105,6 +106,15 @@ def test_a_list_of_clips(corpus: Path, tmp_path: Path) -> None:
     assert made.summary.units == 10
     write_video(corpus / names[-1], 30)
     check(config, made, read=2)
+
+
+def test_files_of_one_hash_are_not_taken_for_each_other(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = plan(config_of(corpus))
+    monkeypatch.setattr(headers, "_hashes", lambda texts: np.zeros(len(texts), np.int64))
+    made = plan(config_of(corpus), known=fresh.probes)
+    assert made.table.equals(fresh.table)
+    assert made.probes.sort_by("uri").equals(fresh.probes.sort_by("uri"))
+    assert (made.summary.headers_kept, made.summary.headers_read) == (1, 4)
 
 
 def test_windows_of_items(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
