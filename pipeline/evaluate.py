@@ -109,6 +109,7 @@ def evaluate(args: argparse.Namespace) -> int:
     answers = Answers(part_path(path, args.part), identity)
     _ask(args, questions, values, answers)
     if args.part[1] > 1:
+        answers.write(empty=True)  # a part may have no block, and is not missing then
         _say(f"{answers.path}: {len(answers.rows)} answers; when all parts are there: --report-only")
         return 3 if any(row["error"] for row in answers.rows) else 0
     return write_report(args, identity, answers.rows, ids)

@@ -92,9 +92,9 @@ class Answers:
         if time.monotonic() - self._written_s >= self._every_s:
             self.write()
 
-    def write(self) -> None:
-        """Write the file: all rows so far."""
-        if not self.rows:
+    def write(self, empty: bool = False) -> None:
+        """Write the file: all rows so far; without any only if `empty` says so."""
+        if not self.rows and not empty:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         aside = self.path.with_name(self.path.name + ".part")

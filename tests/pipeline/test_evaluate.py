@@ -114,6 +114,10 @@ def test_two_processes_answer_what_one_does(checkpoint, questions, tmp_path, cap
     assert reports[0]["uncompressed"]["by_kind"] == reports[1]["uncompressed"]["by_kind"]
     assert reports[0]["presets"]["paper"]["accuracy"] == reports[1]["presets"]["paper"]["accuracy"]
 
+    few = tmp_path / "few"  # one block, so that the second part has nothing to do
+    for part in ("1/2", "2/2"):
+        assert cli.main([*base, str(few), "--part", part, "--limit", "1"]) == 0
+    assert cli.main([*base, str(few), "--report-only"]) == 0
     first = (parts / "answers.1-of-2.parquet").read_bytes()
     (parts / "answers.parquet").write_bytes(first)
     assert cli.main([*base, str(parts), "--report-only"]) == 2
