@@ -13,7 +13,7 @@ from luvc.engine import Engine
 from luvc.work import Budgets
 from tests.luvc import tiny as tiny_internvl
 from tests.luvc import tiny_qwen
-from tests.luvc.test_engine import answers, requests
+from tests.luvc.batches import answers, requests
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -19,7 +19,7 @@ from luvc.failures import EngineFailure
 from luvc.types import drive
 from tests.luvc import tiny as tiny_internvl
 from tests.luvc import tiny_qwen
-from tests.luvc.test_engine import answers, requests
+from tests.luvc.batches import answers, requests
 
 
 @pytest.fixture(params=[tiny_internvl, tiny_qwen], ids=["internvl", "qwen2_5_vl"])

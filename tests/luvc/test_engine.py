@@ -1,12 +1,10 @@
-"""The engine against transformers' `generate`, alone against in a batch, and its failures."""
+"""The engine against transformers' `generate`, alone against in a batch, and its plan against what it does."""
 
 from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Sequence
 
-import numpy as np
 import pytest
 import torch
 
@@ -14,20 +12,14 @@ import luvc
 from luvc import Clip, Request
 from luvc.compression import PRUNE_METHODS, Compression
 from luvc.engine import Budgets, Engine
-from luvc.errors import ConfigError, OutOfMemory, PromptTooLong, RequestError
+from luvc.errors import ConfigError
 from luvc.methods.candidates import Candidates
 from luvc.methods.select import select
 from luvc.types import EngineLoad
 from luvc.work import packed_tokens
 from tests.luvc import tiny as tiny_internvl
 from tests.luvc import tiny_qwen
-
-
-@pytest.fixture(params=[tiny_internvl, tiny_qwen], ids=["internvl", "qwen2_5_vl"])
-def tiny(request):
-    """A module that makes tiny models of one family and their reference answers."""
-    return request.param
-
+from tests.luvc.batches import answers, requests
 
 #: Every method and switch that changes which tokens survive, once.
 COMPRESSIONS = [
@@ -52,30 +44,6 @@ COMPRESSIONS = [
     {"prune": {"axis": "sequence", "filter": "fir", "residual": True}},
     {"prune": {"axis": "channel", "filter": "fir", "sign": "low", "schedule": "ramp", "first": 0.25}},
 ]
-
-
-def requests(tiny, count: int = 8, seed: int = 0) -> list[Request]:
-    """Videos of one to four frames, stills, text-only; one to three prompts each."""
-    prompts = ["Describe.", "What moves here?", "Which colour is the largest object, and why?"]
-    made = [
-        Request(f"r{i}", prompts[: 1 + i % 3], tiny.clip(1 + i % 4, seed + i), image=i % 8 == 0) for i in range(count)
-    ]
-    clips = [Clip(tiny.clip(3, seed + 1)), Clip(tiny.clip(1, seed + 2), image=True), Clip(tiny.clip(2, seed + 3))]
-    return [
-        *made,
-        Request("several", ["Compare them."], clips=clips),
-        Request("text", ["hello", "and a longer question without any picture"]),
-    ]
-
-
-def answers(engine: Engine, items: Sequence[Request]) -> dict[str, list[tuple[int, ...]]]:
-    out = {}
-    for done in engine.generate(items):
-        assert done.error is None, done.error
-        assert done.id not in out
-        out[done.id] = [answer.token_ids for answer in done.answers]
-    assert set(out) == {item.id for item in items}
-    return out
 
 
 VARIANTS = [
@@ -273,121 +241,6 @@ def test_a_stream_is_pulled_only_as_room_allows(tiny):
         assert pulled - done < 40
     assert done == 200
     assert engine.cache.active == 0
-
-
-BAD = {
-    "no colours": (lambda tiny: Request("bad", ["x"], np.zeros((2, 32, 32), np.uint8)), RequestError, "shape"),
-    "no frames": (lambda tiny: Request("bad", ["x"], np.zeros((0, 32, 32, 3), np.uint8)), RequestError, "zero"),
-    "floats": (lambda tiny: Request("bad", ["x"], np.zeros((2, 32, 32, 3), np.float32)), RequestError, "uint8"),
-    "no array": (lambda tiny: Request("bad", ["x"], "not pixels"), RequestError, "video"),
-    "no prompt": (lambda tiny: Request("bad", [], tiny.clip(1, 0)), RequestError, "no prompt"),
-    "long prompt": (lambda tiny: Request("bad", ["x" * 3000], tiny.clip(1, 0)), PromptTooLong, "positions"),
-    "marker": (lambda tiny: Request("bad", ["a <|im_end|> b"], tiny.clip(1, 0)), RequestError, "marker"),
-    "moving image": (lambda tiny: Request("bad", ["x"], tiny.clip(2, 0), image=True), RequestError, "one frame"),
-    "no tokens": (
-        lambda tiny: Request("bad", ["x"], tiny.clip(1, 0), max_new_tokens=0),
-        RequestError,
-        "max_new_tokens",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_a_bad_request_costs_only_itself(tiny, case):
-    make, kind, words = BAD[case]
-    engine = tiny.engine("balanced")
-    items = requests(tiny, 3)
-    got = {done.id: done for done in engine.generate([items[0], make(tiny), *items[1:]])}
-    assert isinstance(got["bad"].error, kind)
-    assert words in str(got["bad"].error)
-    assert {item.id for item in items} == {key for key, done in got.items() if done.error is None}
-
-
-def test_too_many_frames_for_the_model_is_said_with_numbers():
-    (done,) = tiny_internvl.engine("off").generate([Request("bad", ["x"], tiny_internvl.clip(200, 0))])
-    assert isinstance(done.error, PromptTooLong)
-    assert "3200 visual" in str(done.error)
-    assert "fewer frames" in done.error.hint
-
-
-def test_out_of_memory_halves_the_batch_and_remembers(tiny, monkeypatch):
-    engine = tiny.engine("balanced")
-    expected = answers(tiny.engine("balanced"), requests(tiny))
-    prefill = engine.runtime.decoder.prefill
-    batches = []
-
-    def short_of_memory(packed, cache, prune):
-        batches.append(len(packed.lengths))
-        if len(packed.lengths) > 3:
-            cache.add([layer.lengths for layer in packed.layers(4)])  # fails half-way: slots are taken already
-            raise torch.OutOfMemoryError("injected")
-        return prefill(packed, cache, prune)
-
-    monkeypatch.setattr(engine.runtime.decoder, "prefill", short_of_memory)
-    assert answers(engine, requests(tiny)) == expected
-    assert max(batches) > 3
-    batches.clear()
-    assert answers(engine, requests(tiny)) == expected
-    assert batches[0] < 9, "the ceiling is remembered"
-
-
-def test_out_of_memory_in_the_encoder_halves_its_passes_and_remembers(tiny, monkeypatch):
-    engine = tiny.engine("balanced")
-    expected = answers(tiny.engine("balanced"), requests(tiny))
-    encode = engine.runtime.encode
-    limits = []
-
-    def short_of_memory(frames, plans, limit):
-        limits.append(limit)
-        if limit > 1000:
-            raise torch.OutOfMemoryError("injected")
-        return encode(frames, plans, limit)
-
-    monkeypatch.setattr(engine.runtime, "encode", short_of_memory)
-    assert answers(engine, requests(tiny)) == expected
-    assert limits[0] == 4096
-    assert limits[-1] == 512
-    limits.clear()
-    answers(engine, requests(tiny))
-    assert set(limits) == {512}
-
-
-def test_a_request_that_never_fits_or_breaks_the_model_is_a_failure_of_its_own(tiny, monkeypatch):
-    engine = tiny.engine("off")
-    prefill = engine.runtime.decoder.prefill
-    limit = 200
-
-    def picky(packed, cache, prune):
-        if max(packed.lengths) > limit:
-            raise torch.OutOfMemoryError("injected")
-        return prefill(packed, cache, prune)
-
-    monkeypatch.setattr(engine.runtime.decoder, "prefill", picky)
-    items = [Request("small", ["x"], tiny.clip(2, 0)), Request("large", ["x"], tiny.clip(30, 0))]
-    got = {done.id: done for done in engine.generate([*items, Request("last", ["x"], tiny.clip(2, 1))])}
-    assert isinstance(got["large"].error, OutOfMemory)
-    assert got["small"].error is None
-    assert got["last"].error is None
-
-
-def test_a_failing_decode_step_fails_its_sequences_and_the_engine_goes_on(tiny, monkeypatch):
-    engine = tiny.engine("balanced")
-    decode = engine.runtime.decoder.decode
-    calls = []
-
-    def once(*args):
-        calls.append(1)
-        if len(calls) == 2:
-            raise RuntimeError("injected")
-        return decode(*args)
-
-    monkeypatch.setattr(engine.runtime.decoder, "decode", once)
-    got = list(engine.generate(requests(tiny, 3)))
-    assert {done.id for done in got} == {item.id for item in requests(tiny, 3)}
-    failed = [done for done in got if done.error is not None]
-    assert failed
-    assert all(done.error.retryable and "injected" in str(done.error) for done in failed)
-    assert answers(engine, requests(tiny, 3)) == answers(tiny.engine("balanced"), requests(tiny, 3))
 
 
 def test_merging_along_time_is_for_families_without_text_between_frames():

@@ -1,0 +1,126 @@
+"""What goes wrong in the engine costs who made it: bad requests, memory, a model that breaks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from luvc import Request
+from luvc.errors import OutOfMemory, PromptTooLong, RequestError
+from tests.luvc import tiny as tiny_internvl
+from tests.luvc.batches import answers, requests
+
+BAD = {
+    "no colours": (lambda tiny: Request("bad", ["x"], np.zeros((2, 32, 32), np.uint8)), RequestError, "shape"),
+    "no frames": (lambda tiny: Request("bad", ["x"], np.zeros((0, 32, 32, 3), np.uint8)), RequestError, "zero"),
+    "floats": (lambda tiny: Request("bad", ["x"], np.zeros((2, 32, 32, 3), np.float32)), RequestError, "uint8"),
+    "no array": (lambda tiny: Request("bad", ["x"], "not pixels"), RequestError, "video"),
+    "no prompt": (lambda tiny: Request("bad", [], tiny.clip(1, 0)), RequestError, "no prompt"),
+    "long prompt": (lambda tiny: Request("bad", ["x" * 3000], tiny.clip(1, 0)), PromptTooLong, "positions"),
+    "marker": (lambda tiny: Request("bad", ["a <|im_end|> b"], tiny.clip(1, 0)), RequestError, "marker"),
+    "moving image": (lambda tiny: Request("bad", ["x"], tiny.clip(2, 0), image=True), RequestError, "one frame"),
+    "no tokens": (
+        lambda tiny: Request("bad", ["x"], tiny.clip(1, 0), max_new_tokens=0),
+        RequestError,
+        "max_new_tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_request_costs_only_itself(tiny, case):
+    make, kind, words = BAD[case]
+    engine = tiny.engine("balanced")
+    items = requests(tiny, 3)
+    got = {done.id: done for done in engine.generate([items[0], make(tiny), *items[1:]])}
+    assert isinstance(got["bad"].error, kind)
+    assert words in str(got["bad"].error)
+    assert {item.id for item in items} == {key for key, done in got.items() if done.error is None}
+
+
+def test_too_many_frames_for_the_model_is_said_with_numbers():
+    (done,) = tiny_internvl.engine("off").generate([Request("bad", ["x"], tiny_internvl.clip(200, 0))])
+    assert isinstance(done.error, PromptTooLong)
+    assert "3200 visual" in str(done.error)
+    assert "fewer frames" in done.error.hint
+
+
+def test_out_of_memory_halves_the_batch_and_remembers(tiny, monkeypatch):
+    engine = tiny.engine("balanced")
+    expected = answers(tiny.engine("balanced"), requests(tiny))
+    prefill = engine.runtime.decoder.prefill
+    batches = []
+
+    def short_of_memory(packed, cache, prune):
+        batches.append(len(packed.lengths))
+        if len(packed.lengths) > 3:
+            cache.add([layer.lengths for layer in packed.layers(4)])  # fails half-way: slots are taken already
+            raise torch.OutOfMemoryError("injected")
+        return prefill(packed, cache, prune)
+
+    monkeypatch.setattr(engine.runtime.decoder, "prefill", short_of_memory)
+    assert answers(engine, requests(tiny)) == expected
+    assert max(batches) > 3
+    batches.clear()
+    assert answers(engine, requests(tiny)) == expected
+    assert batches[0] < 9, "the ceiling is remembered"
+
+
+def test_out_of_memory_in_the_encoder_halves_its_passes_and_remembers(tiny, monkeypatch):
+    engine = tiny.engine("balanced")
+    expected = answers(tiny.engine("balanced"), requests(tiny))
+    encode = engine.runtime.encode
+    limits = []
+
+    def short_of_memory(frames, plans, limit):
+        limits.append(limit)
+        if limit > 1000:
+            raise torch.OutOfMemoryError("injected")
+        return encode(frames, plans, limit)
+
+    monkeypatch.setattr(engine.runtime, "encode", short_of_memory)
+    assert answers(engine, requests(tiny)) == expected
+    assert limits[0] == 4096
+    assert limits[-1] == 512
+    limits.clear()
+    answers(engine, requests(tiny))
+    assert set(limits) == {512}
+
+
+def test_a_request_that_never_fits_or_breaks_the_model_is_a_failure_of_its_own(tiny, monkeypatch):
+    engine = tiny.engine("off")
+    prefill = engine.runtime.decoder.prefill
+    limit = 200
+
+    def picky(packed, cache, prune):
+        if max(packed.lengths) > limit:
+            raise torch.OutOfMemoryError("injected")
+        return prefill(packed, cache, prune)
+
+    monkeypatch.setattr(engine.runtime.decoder, "prefill", picky)
+    items = [Request("small", ["x"], tiny.clip(2, 0)), Request("large", ["x"], tiny.clip(30, 0))]
+    got = {done.id: done for done in engine.generate([*items, Request("last", ["x"], tiny.clip(2, 1))])}
+    assert isinstance(got["large"].error, OutOfMemory)
+    assert got["small"].error is None
+    assert got["last"].error is None
+
+
+def test_a_failing_decode_step_fails_its_sequences_and_the_engine_goes_on(tiny, monkeypatch):
+    engine = tiny.engine("balanced")
+    decode = engine.runtime.decoder.decode
+    calls = []
+
+    def once(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("injected")
+        return decode(*args)
+
+    monkeypatch.setattr(engine.runtime.decoder, "decode", once)
+    got = list(engine.generate(requests(tiny, 3)))
+    assert {done.id for done in got} == {item.id for item in requests(tiny, 3)}
+    failed = [done for done in got if done.error is not None]
+    assert failed
+    assert all(done.error.retryable and "injected" in str(done.error) for done in failed)
+    assert answers(engine, requests(tiny, 3)) == answers(tiny.engine("balanced"), requests(tiny, 3))
