@@ -1,4 +1,4 @@
-"""Stored features and exact words, drawn into training batches. Step `n` of seed `s` is always the same batch."""
+"""Stored features, prompts, and units drawn for the warm start."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.embedded_model.model import IMAGE_ID, Batch, branch_rows
-from benchmarks.embedded_model.sets import ASK_FACTS, FACTS_SHARE, SETS, ExactSet, questions, statements
+from benchmarks.embedded_model.sets import SETS
 from benchmarks.embedded_model.units import is_backdrop, places, pooled
-from benchmarks.exact.facts import Fact
 
 # pooling window (rows, columns) over the 8 x 8 units -> 64, 32, 16, 4 visual tokens a frame
 WINDOWS = ((1, 1), (1, 2), (2, 2), (4, 4))
@@ -56,24 +54,24 @@ class Prompter:
         """Token ids of a text; special tokens are recognised, none is added."""
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))  # type: ignore[attr-defined]
 
+    def shown(self, per_frame: Sequence[int], image: bool = False) -> list[int]:
+        """The prompt up to and with the last frame, of so many tokens each; `image`: a still; no frame: text alone."""
+        frames = [f"<img>{'<IMG_CONTEXT>' * count}</img>" for count in per_frame]
+        numbered = "\n".join(f"Frame{index}: {frame}" for index, frame in enumerate(frames, 1))
+        return list(self.encode("<|im_start|>user\n" + (frames[0] if image else numbered)))
+
     def visual(self, frames: int, tokens_per_frame: int, image: bool = False) -> list[int]:
-        """The prompt up to and with the last frame; `image` for a still, `frames=0` for text alone."""
-        shown = f"<img>{'<IMG_CONTEXT>' * tokens_per_frame}</img>"
-        numbered = "\n".join(f"Frame{index + 1}: {shown}" for index in range(frames))
-        return list(self.encode("<|im_start|>user\n" + (shown if image else numbered)))
+        """The same for frames of equal size."""
+        return self.shown([tokens_per_frame] * frames, image)
+
+    def question_text(self, question: str, after_frames: bool = True) -> str:
+        """The rest of the prompt as a string."""
+        start = "\n" if after_frames else ""
+        return f"{start}{question}<|im_end|>\n<|im_start|>assistant\n"
 
     def question(self, question: str, after_frames: bool = True) -> list[int]:
         """The rest of the prompt. Frames end in a special token, so the two parts may be encoded apart."""
-        start = "\n" if after_frames else ""
-        return list(self.encode(f"{start}{question}<|im_end|>\n<|im_start|>assistant\n"))
-
-    def asked(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
-        """Questions after the frames, and their answers."""
-        return [(self.question(text), list(self.encode(answer))) for text, answer in pairs]
-
-    def said(self, facts: Sequence[Fact]) -> list[tuple[list[int], list[int]]]:
-        """Sentences that answer `sets.ASK_FACTS`, and how they end."""
-        return [(list(self.encode(start)), list(self.encode(f" {end}"))) for _, start, end in facts]
+        return list(self.encode(self.question_text(question, after_frames)))
 
     def ids(self, question: str, frames: int, tokens_per_frame: int, image: bool = False) -> list[int]:
         """The whole prompt."""
@@ -115,49 +113,6 @@ class FeatureBank:
             make = self.entry.twin if backwards else self.entry.scene
             self._shown[index, backwards] = make(self._material, self.entry.seeds[index])
         return self._shown[index, backwards]
-
-
-def draw_batch(
-    banks: Sequence[FeatureBank],
-    shares: Sequence[float],
-    prompter: Prompter,
-    rng: np.random.Generator,
-    token_budget: int,
-    device: str = "cpu",
-) -> Batch:
-    """One batch of one shape: a number of frames, a pooling window, then as many scenes as the budget holds, each with
-    its questions."""
-    bank = banks[rng.choice(len(banks), p=np.asarray(shares) / sum(shares))]
-    frames = bank.entry.frame_count(rng)
-    window = WINDOWS[rng.choice(len(WINDOWS), p=bank.entry.windows)]
-    per_frame = 64 // (window[0] * window[1])
-    image = frames == 1 and rng.random() < 0.5
-    stated = isinstance(bank.entry, ExactSet) and rng.random() < FACTS_SHARE
-    rows: list[tuple[list[int], list[tuple[list[int], list[int]]]]] = []
-    indices: list[int] = []
-    picked: list[list[int]] = []
-    longest = 0
-    while True:
-        index, backwards = int(rng.integers(bank.count)), bool(rng.random() < 0.5)
-        twin = bank.shown(index, backwards=True) if backwards else None
-        scene = bank.shown(index) if twin is None else twin
-        row = prompter.visual(frames, per_frame, image), prompter.asked(questions(scene, frames, image, rng, QUESTIONS))
-        if stated:
-            row = row[0] + prompter.question(ASK_FACTS), prompter.said(statements(scene, rng, FACTS))
-        length = len(row[0]) + sum(len(question) + len(answer) + 1 for question, answer in row[1])
-        if rows and max(longest, length) * (len(rows) + 1) > token_budget:
-            break
-        longest = max(longest, length)
-        chosen = bank.entry.picked(frames, rng).tolist()
-        picked.append(chosen if twin is None else [bank.entry.frames - 1 - frame for frame in chosen])
-        rows.append(row)
-        indices.append(index)
-    clips = bank.clips(indices, picked)
-    units = pool(clips.flatten(0, 1), window).reshape(len(rows), frames * per_frame, -1)
-    batch = branch_rows(rows, add_noise(units, rng)).to(device)
-    if int((batch.ids == IMAGE_ID).sum()) != batch.units.shape[0] * batch.units.shape[1]:  # type: ignore[union-attr]
-        raise RuntimeError("prompt and visual tokens disagree")
-    return batch
 
 
 def draw_units(

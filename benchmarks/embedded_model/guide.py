@@ -1,0 +1,166 @@
+"""Where the language model should look, taught beside what it should say.
+
+"Which way does the fox move?" is a lookup among hundreds of visual tokens. Answers alone teach it very slowly: as long
+as no head finds the fox, nothing says which one should. Composed scenes know which units show the fox, so the heads of
+a few early layers are told to look there from the word "fox", a third of them at its first frame, a third at its last,
+a third at all of it (which way it moves is then a difference); and the heads of two later layers, where an answer names
+a thing, to look at that thing from where the answer begins. The loss is the attention that goes elsewhere; nothing of
+it remains in the model but weights.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks.embedded_model.units import TINT_WORDS, WORDS
+from benchmarks.exact.words import all_names, plural
+
+#: Layers whose heads look from words to what they name, and from where an answer begins to what it will name.
+MENTION_LAYERS, ANSWER_LAYERS = (3, 6, 9), (13, 16)
+#: First frame, last frame, all frames: a third of the heads each.
+VIEWS = 3
+_FAR = -1e9
+_NAMES = frozenset(all_names())
+_ROWS = {word: row for row, word in enumerate(WORDS)}
+_SIGN_ROWS = torch.tensor([row for word, row in _ROWS.items() if word not in _NAMES and word.isalnum()])
+
+
+class Mention(NamedTuple):
+    """Token `at` of a text is the last of a word for what units show: a `word`, a `tint` (rows of their tables), a
+    `sign`."""
+
+    at: int
+    what: str
+    row: int
+
+
+class Shown(NamedTuple):
+    """What the visual tokens of a reading show: rows of WORDS and TINT_WORDS (-1: none, or unknown) `[n]`, their frames
+    `[n]`, their centres `[n, 2]`."""
+
+    words: torch.Tensor
+    tints: torch.Tensor
+    frames: torch.Tensor
+    places: torch.Tensor
+
+    def match(self, mention: Mention) -> torch.Tensor:
+        """The tokens that show what is mentioned: bool `[n]`."""
+        if mention.what == "word":
+            return self.words == mention.row
+        return self.tints == mention.row if mention.what == "tint" else torch.isin(self.words, _SIGN_ROWS)
+
+
+class Look(NamedTuple):
+    """From position `at` of a row, heads should look at `wanted` (bool `[VIEWS, length]`), and then know
+    `tint` (-1: none or several) and `ends` `[4]`: where it was first and where last."""
+
+    at: int
+    wanted: torch.Tensor
+    tint: int
+    ends: torch.Tensor
+
+
+def _forms() -> dict[str, tuple[str, int]]:
+    forms = {}
+    for name in _NAMES & _ROWS.keys():
+        forms[name] = ("word", _ROWS[name])
+        forms.setdefault(plural(name), ("word", _ROWS[name]))
+    forms |= {tint: ("tint", row) for row, tint in enumerate(TINT_WORDS)}
+    return {**forms, "sign": ("sign", 0)}
+
+
+_FORMS = _forms()
+_WORD = re.compile(rf"\b({'|'.join(sorted(map(re.escape, _FORMS), key=len, reverse=True))})\b")
+
+
+def finder(tokenizer: Any) -> Callable[[str], tuple[Mention, ...]]:
+    """A function from a text to what it mentions, by a fast tokenizer's offsets."""
+
+    @lru_cache(maxsize=65536)
+    def mentions(text: str) -> tuple[Mention, ...]:
+        offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        found = []
+        for match in _WORD.finditer(text):
+            at = next(token for token, (_, end) in enumerate(offsets) if end >= match.end())
+            found.append(Mention(at, *_FORMS[match.group(1)]))
+        return tuple(found)
+
+    return mentions
+
+
+def answer_mention(at: int, kind: str, answer: str) -> Mention | None:
+    """That an answer beginning behind token `at` names a thing or says what a sign says; numbers of things do not."""
+    return Mention(at, "word", _ROWS[answer]) if answer in _ROWS and kind != "count" else None
+
+
+def looks(mentions: Sequence[Mention], shown: Shown, positions: torch.Tensor, length: int) -> list[Look]:
+    """What mentions ask for in a row of so many tokens; `positions` `[n]`: where its visual tokens are."""
+    found = []
+    for mention in mentions:
+        match = shown.match(mention)
+        if not match.any():
+            continue
+        frames = shown.frames[match]
+        views = [match & (shown.frames == frames.min()), match & (shown.frames == frames.max()), match]
+        wanted = torch.zeros(VIEWS, length, dtype=torch.bool)
+        for view, at in zip(wanted, views, strict=True):
+            view[positions[at]] = True
+        tints = shown.tints[match].unique()
+        ends = torch.cat([shown.places[view].mean(0) for view in views[:2]])
+        found.append(Look(mention.at, wanted, int(tints[0]) if len(tints) == 1 else -1, ends))
+    return found
+
+
+class Guide:
+    """An attention function for transformers that also adds up how far heads are from looking where they should.
+
+    `wanted`: by layer, what each row's positions should look at; set before a forward pass, `losses` read after it.
+    """
+
+    def __init__(self) -> None:
+        self.wanted: dict[int, list[list[Look]]] = {}
+        self.losses: list[torch.Tensor] = []
+
+    def ask(self, mentions: list[list[Look]], answers: list[list[Look]]) -> None:
+        """Before a forward pass: what is to be looked at, a list for each row."""
+        self.losses = []
+        self.wanted = dict.fromkeys(MENTION_LAYERS, mentions) | dict.fromkeys(ANSWER_LAYERS, answers)
+
+    def loss(self, like: torch.Tensor) -> torch.Tensor:
+        """Mean over layers of the negative logarithm of the attention that lands right; 0 if nothing was asked."""
+        return torch.stack(self.losses).mean() if self.losses else like.new_zeros(())
+
+    def __call__(
+        self,
+        module: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """transformers' attention interface: `[rows, heads, length, dim]`."""
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        for row, wanted in enumerate(self.wanted.get(module.layer_idx, ())):
+            if wanted:
+                mask = None if attention_mask is None else attention_mask[row, 0]
+                self.losses.append(self._row(query[row], key[row], mask, wanted))
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+    def _row(
+        self, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, wanted: list[Look]
+    ) -> torch.Tensor:
+        at = torch.tensor([look.at for look in wanted], device=query.device)
+        views = torch.stack([look.wanted for look in wanted], 1).to(query.device)
+        heads = len(query)
+        scores = query[:, at] @ key.repeat_interleave(heads // len(key), 0).mT * query.shape[-1] ** -0.5
+        if mask is not None:
+            scores = scores.float().masked_fill(~mask[at], _FAR)
+        right = views.repeat_interleave(heads // VIEWS, 0)
+        return -torch.logsumexp(scores.log_softmax(-1).masked_fill(~right, _FAR), -1).clamp(min=-20).mean()

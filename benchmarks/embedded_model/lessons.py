@@ -1,0 +1,122 @@
+"""What one training step teaches: answers, what units show, where to look, and what to know after looking."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from benchmarks.embedded_model.data import add_noise
+from benchmarks.embedded_model.guide import MENTION_LAYERS, Guide, Look, Shown
+from benchmarks.embedded_model.model import EOS_ID, Batch, CaptionModel
+from benchmarks.embedded_model.sets import PHOTOGRAPH
+from benchmarks.embedded_model.units import BACKDROP_ROWS, TINT_WORDS, WORDS, UnitTargets
+
+#: Beside the answers.
+UNIT_WEIGHT, GUIDE_WEIGHT, PROBE_WEIGHT = 0.1, 0.3, 0.3
+#: Ending an answer is learned at once and counts for little.
+END_WEIGHT = 0.1
+#: Of imagined units: how many show another word than they should, and noise as a share of their length.
+WRONG_SHARE, BLUR = 0.2, 0.5
+#: Of units that show nothing but a backdrop, so many take part in the loss of units.
+BARE_SHARE = 0.15
+
+
+class Losses(NamedTuple):
+    """All to be added, weighted already; `tokens`: of every label, `[rows, length - 1]`, 0 where ignored."""
+
+    answers: torch.Tensor
+    units: torch.Tensor
+    guide: torch.Tensor
+    probe: torch.Tensor
+    tokens: torch.Tensor
+
+    def total(self) -> torch.Tensor:
+        """What is minimised."""
+        return self.answers + self.units + self.guide + self.probe
+
+
+class Lessons(nn.Module):
+    """Turns batches into losses. Holds a model, whose attention it replaces, and a probe that no one needs later."""
+
+    def __init__(self, model: CaptionModel, targets: UnitTargets) -> None:
+        from transformers import AttentionInterface, AttentionMaskInterface
+        from transformers.masking_utils import sdpa_mask
+
+        super().__init__()
+        self.model, self.targets, self.guide = model, targets, Guide()
+        AttentionInterface.register("guided", self.guide)
+        AttentionMaskInterface.register("guided", sdpa_mask)
+        model.lm.set_attn_implementation("guided")
+        # Which tint, and where first and last.
+        self.probe = nn.Linear(model.lm.config.hidden_size, len(TINT_WORDS) + 4)
+        self._known: list[torch.Tensor] = []
+        model.lm.model.layers[max(MENTION_LAYERS) + 1].register_forward_hook(self._keep)
+
+    def _keep(self, _module: nn.Module, _given: object, out: Any) -> None:
+        self._known = [out[0] if isinstance(out, tuple) else out]
+
+    def losses(self, batch: Batch, rng: np.random.Generator, imagined: bool = False) -> Losses:
+        """Of one batch; `imagined`: its units are what the projector should make of them, blurred."""
+        visual, units = None, torch.zeros((), device=batch.ids.device)
+        if batch.shown is not None:
+            if imagined:
+                visual = imagine(self.targets, batch.shown, rng)
+            else:
+                visual = self.model.projector(add_noise(batch.units, rng))
+                units = self._units(visual, batch.shown, rng)
+        looks = batch.looks or []
+        self.guide.ask([mentions for mentions, _ in looks], [answers for _, answers in looks])
+        tokens = self.model.token_losses(batch, visual=visual)
+        labels = batch.labels[:, 1:]
+        weights = torch.where(labels == EOS_ID, END_WEIGHT, 1.0) * (tokens > 0)
+        answers = (tokens * weights).sum() / weights.sum()
+        return Losses(
+            answers,
+            UNIT_WEIGHT * units,
+            GUIDE_WEIGHT * self.guide.loss(answers),
+            PROBE_WEIGHT * self._probe([mentions for mentions, _ in looks]),
+            tokens.detach(),
+        )
+
+    def _units(self, visual: torch.Tensor, shown: Shown, rng: np.random.Generator) -> torch.Tensor:
+        few = torch.from_numpy(rng.random(len(shown.words)) < BARE_SHARE).to(visual.device)
+        taught = (shown.words >= 0) & (~torch.isin(shown.words, BACKDROP_ROWS.to(visual.device)) | few)
+        if taught.sum() < 2:
+            return visual.new_zeros(())
+        found = torch.stack([shown.words, shown.tints], -1)[taught]
+        loss, _, _ = self.targets.loss(visual[taught], found, shown.places[taught])
+        return loss
+
+    def _probe(self, looks: list[list[Look]]) -> torch.Tensor:
+        if not any(looks):
+            return self.probe.weight.new_zeros(())
+        hidden = torch.cat(
+            [
+                self._known[0][row, torch.tensor([look.at for look in wanted], device=self.probe.weight.device)]
+                for row, wanted in enumerate(looks)
+                if wanted
+            ]
+        )
+        said = self.probe(hidden.float())
+        tints = torch.tensor([look.tint for wanted in looks for look in wanted], device=said.device)
+        ends = torch.stack([look.ends for wanted in looks for look in wanted]).to(said.device)
+        loss = 2 * functional.mse_loss(said[:, len(TINT_WORDS) :], ends)
+        if (tints >= 0).any():
+            loss = loss + functional.cross_entropy(said[:, : len(TINT_WORDS)], tints, ignore_index=-1)
+        return loss
+
+
+def imagine(targets: UnitTargets, shown: Shown, rng: np.random.Generator) -> torch.Tensor:
+    """Where units should land, as blurred as a projector's: the language model can learn to look things up among these
+    before there is a projector worth reading. `[n, dim]`."""
+    words = torch.where(shown.words < 0, WORDS.index(PHOTOGRAPH), shown.words)
+    other = torch.from_numpy(rng.integers(len(WORDS), size=len(words))).to(words.device)
+    wrong = torch.from_numpy(rng.random(len(words)) < WRONG_SHARE).to(words.device)
+    found = torch.stack([torch.where(wrong, other, words), shown.tints], -1)
+    exact = targets.of(found, shown.places)
+    noise = torch.from_numpy(rng.standard_normal(exact.shape, dtype=np.float32)).to(exact.device)
+    return exact + BLUR * exact.norm(dim=-1, keepdim=True) / exact.shape[-1] ** 0.5 * noise

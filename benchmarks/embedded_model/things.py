@@ -1,0 +1,104 @@
+"""Things in stored frames: which units show each, and where it stands. What bags of units are made of.
+
+Composed scenes know what covers every unit (`units.labels`), so a thing is a patch of units with one label that touch.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from benchmarks.embedded_model.units import BACKDROPS, WORDS
+from benchmarks.exact.words import all_names
+
+if TYPE_CHECKING:
+    from benchmarks.embedded_model.data import FeatureBank
+
+SIDE = 8
+#: A name takes part if it was seen so often.
+SEEN = 8
+
+
+class Thing(NamedTuple):
+    """Units `at` (0..63, rows first) of one stored frame that show the same: rows of WORDS and TINT_WORDS (-1: none).
+
+    `bare`: nothing but a backdrop.
+    """
+
+    bank: int
+    scene: int
+    frame: int
+    at: np.ndarray
+    word: int
+    tint: int
+    bare: bool = False
+
+
+def patches(mask: np.ndarray) -> Iterator[np.ndarray]:
+    """Cells `[8, 8]` bool that touch at an edge, as flat indices in order, a patch at a time."""
+    left = {(int(row), int(column)) for row, column in zip(*np.nonzero(mask), strict=True)}
+    while left:
+        todo, patch = [min(left)], []
+        left.remove(todo[0])
+        while todo:
+            row, column = todo.pop()
+            patch.append(row * SIDE + column)
+            near = {(row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)} & left
+            left -= near
+            todo += near
+        yield np.sort(patch)
+
+
+def centres(at: np.ndarray) -> np.ndarray:
+    """Centres of units `[n]`, x then y in -1..1: `[n, 2]` float32."""
+    return np.stack([(at % SIDE + 0.5) * 2 / SIDE - 1, (at // SIDE + 0.5) * 2 / SIDE - 1], -1).astype(np.float32)
+
+
+class Things:
+    """All of some banks, by what they show.
+
+    Attributes:
+        all: the things; `middles` `[things, 2]`: where each stands, x then y in -1..1.
+        named, dyed, signs: indices of those with a name, with a name and a colour, with a text.
+        of_word: indices by row of WORDS; `names`: rows of names seen often enough, `texts`: rows of texts.
+        bare: patches of units that show nothing but a backdrop.
+    """
+
+    def __init__(self, banks: Sequence[FeatureBank]) -> None:
+        self.banks = banks
+        self.all: list[Thing] = []
+        self.bare: list[Thing] = []
+        self.of_word: dict[int, list[int]] = defaultdict(list)
+        for number, bank in enumerate(banks):
+            found = bank.labels.cpu().numpy()
+            for scene, frame in np.ndindex(*found.shape[:2]):
+                self._read(number, scene, frame, found[scene, frame].reshape(SIDE, SIDE, 2))
+        names = set(all_names())
+        is_name = {word: WORDS[word] in names for word in self.of_word}
+        self.names = [word for word, seen in self.of_word.items() if is_name[word] and len(seen) >= SEEN]
+        self.texts = [word for word in self.of_word if not is_name[word]]
+        self.middles = np.array([centres(thing.at).mean(0) for thing in self.all], np.float32).reshape(-1, 2)
+        words, tints = (np.array([getattr(thing, what) for thing in self.all]) for what in ("word", "tint"))
+        self.named = np.flatnonzero(np.isin(words, self.names))
+        self.dyed = self.named[tints[self.named] >= 0]
+        self.signs = np.flatnonzero(np.isin(words, self.texts))
+
+    def _read(self, bank: int, scene: int, frame: int, found: np.ndarray) -> None:
+        for word, tint in np.unique(found.reshape(-1, 2), axis=0):
+            if word < 0:
+                continue
+            mask = (found == (word, tint)).all(-1)
+            if WORDS[word] in BACKDROPS:
+                self.bare.append(Thing(bank, scene, frame, np.flatnonzero(mask.ravel()), int(word), -1, bare=True))
+                continue
+            for at in patches(mask):
+                self.of_word[int(word)].append(len(self.all))
+                self.all.append(Thing(bank, scene, frame, at, int(word), int(tint)))
+
+    def units(self, thing: Thing, at: np.ndarray) -> np.ndarray:
+        """Some of a thing's units, `[n, 1536]` float32."""
+        stored = self.banks[thing.bank].units[thing.scene, thing.frame]
+        return np.asarray(stored[at].cpu() if hasattr(stored, "cpu") else stored[at], np.float32)
