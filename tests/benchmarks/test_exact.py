@@ -20,6 +20,7 @@ from benchmarks.exact.questions import lines, prompt
 from benchmarks.exact.scene import Sign
 from benchmarks.exact.words import ALIKE, TINTS, all_names, plural, sign_texts
 from luvc.evaluation.questions import parse_answer, read_questions
+from tests.benchmarks.asks import subject
 
 TIMES = (np.arange(8) + 0.5) / 8
 
@@ -31,12 +32,6 @@ def scenes(material):
 
 def asks(scenes, kind):
     return [(scene, ask) for scene in scenes for ask in scene.asks if ask.kind == kind]
-
-
-def subject(ask, scene):
-    """The name that a question is about: the first of the scene's names in its text."""
-    names = sorted({actor.name for actor in scene.actors}, key=lambda name: (ask.text.find(name) < 0, -len(name)))
-    return min((name for name in names if name in ask.text), key=ask.text.find)
 
 
 def test_a_seed_is_a_scene_and_its_pixels(material):

@@ -12,7 +12,7 @@ from benchmarks.embedded_model import sets
 from benchmarks.exact.compose import KINDS
 from benchmarks.exact.facts import facts
 from benchmarks.exact.words import TINTS, plural
-from tests.benchmarks.test_exact import subject
+from tests.benchmarks.asks import subject
 
 
 @pytest.mark.parametrize(
