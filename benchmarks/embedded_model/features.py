@@ -1,6 +1,6 @@
-"""Compose the data sets and store what the frozen vision tower sees in them, so that training never runs it.
+"""Compose the data sets and store what the vision tower sees in them, so that training on them never runs it.
 
-    python -m benchmarks.embedded_model.features --material DIR --out DIR --sets exact_train ... [--device cuda]
+    python -m benchmarks.embedded_model.features --material DIR --out DIR --sets exact_train ... [--tower FILE]
 
 Writes `OUT/<set>.npy`, `[scenes, frames, 64, 1536]` float16: the units before the projector (2 x 2 patches of
 384, pixel-shuffled), and `OUT/<set>.labels.npy`, `[scenes, frames, 64, 2]` int16: what each shows (`units.labels`).
@@ -12,20 +12,24 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
+from torch import nn
 
-from benchmarks.embedded_model.model import frozen_dtype
+from benchmarks.embedded_model.model import LoraLinear, frozen_dtype
 from benchmarks.embedded_model.sets import SETS, SIDE, SceneSet
 from benchmarks.embedded_model.units import labels
 from luvc.embedded import config_path
-from luvc.embedded.assembly import PREPROCESSING, VISION_FILE
+from luvc.embedded.assembly import PREPROCESSING, VISION_FILE, VISION_LORA_PREFIX
 from luvc.embedded.towers import VISION_PREFIX, read_vision_tower
 
+#: Linear maps of a layer, by the part they belong to.
+ADAPTED = {"attention": ("q_proj", "k_proj", "v_proj", "projection_layer"), "mlp": ("fc1", "fc2")}
 CHUNK_FRAMES = {"cpu": 16, "cuda": 512}
 
 
@@ -38,8 +42,8 @@ def pixel_shuffle(patches: torch.Tensor) -> torch.Tensor:
     return units.reshape(frames, count // 4, 4 * dim)
 
 
-class FrozenTower:
-    """The vision tower up to the layer that the model reads."""
+class Tower:
+    """The vision tower up to the layer that the model reads, frozen but for what `adapt` adds."""
 
     def __init__(self, dtype: torch.dtype | None = None, device: str = "cpu") -> None:
         from transformers import InternVLVisionConfig, InternVLVisionModel
@@ -50,14 +54,57 @@ class FrozenTower:
         self.model = InternVLVisionModel(InternVLVisionConfig(**config["vision_config"])).eval().to(dtype)
         weights = read_vision_tower(VISION_FILE.locate(), grid=SIDE // 14)
         self.model.load_state_dict({name.removeprefix(VISION_PREFIX): value for name, value in weights.items()})
-        self.model.to(device)
+        self.model.requires_grad_(False).to(device)
+        self.start = self.depth
+        self.adapters: dict[str, nn.Parameter] = {}
         self.mean = torch.tensor(PREPROCESSING["image_mean"], device=device).view(3, 1, 1)
         self.std = torch.tensor(PREPROCESSING["image_std"], device=device).view(3, 1, 1)
         self.dtype, self.device = dtype, device
 
-    @torch.no_grad()
+    def adapt(self, layers: int, rank: int) -> None:
+        """Give the last so many of the layers that are read a low-rank term each on every linear map."""
+        self.start = self.depth - layers
+        for index in range(self.start, self.depth):
+            layer = self.model.encoder.layer[index]
+            for part, names in ADAPTED.items():
+                owner = getattr(layer, part)
+                for name in names:
+                    lora = LoraLinear(getattr(owner, name), rank).to(self.device)
+                    setattr(owner, name, lora)
+                    self.adapters |= {f"{index}.{part}.{name}.A": lora.A, f"{index}.{part}.{name}.B": lora.B}
+
+    def export(self, dtype: torch.dtype = torch.float16) -> dict[str, torch.Tensor]:
+        """What was added, as `luvc.embedded.assembly.apply_trained` reads it."""
+        return {
+            VISION_LORA_PREFIX + name: value.detach().to("cpu", dtype, copy=True)
+            for name, value in self.adapters.items()
+        }
+
+    def restore(self, part: Mapping[str, torch.Tensor]) -> None:
+        """Take over the adapters among what `export` wrote; nothing, if there are none.
+
+        Raises:
+            ValueError: they are not those of the tower's last layers.
+        """
+        own = {
+            name.removeprefix(VISION_LORA_PREFIX): value
+            for name, value in part.items()
+            if name.startswith(VISION_LORA_PREFIX)
+        }
+        if not own:
+            return
+        first = min(int(name.split(".")[0]) for name in own)
+        if not self.adapters:
+            rank = next(len(value) for name, value in own.items() if name.endswith(".A"))
+            self.adapt(self.depth - first, rank)
+        if self.adapters.keys() != own.keys():
+            raise ValueError(f"adapters of another tower: {sorted(self.adapters.keys() ^ own.keys())[:4]}")
+        with torch.no_grad():
+            for name, value in own.items():
+                self.adapters[name].copy_(value)
+
     def units(self, frames: np.ndarray) -> torch.Tensor:
-        """uint8 frames `[frames, 224, 224, 3]` -> units `[frames, 64, 1536]` float32."""
+        """uint8 frames `[frames, 224, 224, 3]` -> units `[frames, 64, 1536]` float32, differentiable where adapted."""
         pixels = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2).float()
         pixels = (pixels / 255 - self.mean) / self.std
         hidden = self.model.embeddings(pixels.to(self.dtype))
@@ -87,7 +134,7 @@ def drawn(entry: SceneSet, material: Path, first: int, workers: int) -> Iterator
 
 
 def write_set(
-    entry: SceneSet, material: Path, tower: FrozenTower, out: Path, workers: int = 0, limit: int | None = None
+    entry: SceneSet, material: Path, tower: Tower, out: Path, workers: int = 0, limit: int | None = None
 ) -> None:
     """Compute one set into its two files; with a limit, its first scenes for now."""
     progress = out / f"{entry.name}.done"
@@ -104,7 +151,8 @@ def write_set(
     count = min(entry.count, limit or entry.count)
     for first in range(done, count, step):
         group = [next(scenes) for _ in range(min(step, count - first))]
-        seen = tower.units(np.concatenate([frames for frames, _ in group]))
+        with torch.no_grad():
+            seen = tower.units(np.concatenate([frames for frames, _ in group]))
         last = first + len(group)
         units[first:last] = seen.reshape(len(group), entry.frames, 64, 1536).half().cpu().numpy()
         found[first:last] = np.stack([shown for _, shown in group])
@@ -119,6 +167,7 @@ def main() -> None:
     parser.add_argument("--material", type=Path, required=True, help="folder made by benchmarks.exact.material")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", choices=sorted(SETS), required=True)
+    parser.add_argument("--tower", type=Path, help="what `perceive` trained")
     parser.add_argument("--limit", type=int, help="only the first so many scenes of each set for now")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=sorted(CHUNK_FRAMES), default="cpu")
@@ -126,7 +175,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    tower = FrozenTower(device=args.device)
+    tower = Tower(device=args.device)
+    if args.tower:
+        tower.restore(load_file(args.tower))
     for name in args.sets:
         write_set(SETS[name], args.material, tower, args.out, args.workers, args.limit)
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from luvc.embedded import config_path
-from luvc.embedded.assembly import LORA_PREFIX, PROJECTOR_PREFIX, SPECIAL_ROWS, open_gguf
+from luvc.embedded.assembly import LORA_PREFIX, PROJECTOR_PREFIX, SPECIAL_ROWS, VISION_LORA_PREFIX, open_gguf
 from luvc.embedded.towers import LANGUAGE_PREFIX, read_language_model
 from luvc.loading import cpu_has_bfloat16
 
@@ -101,6 +101,8 @@ class CaptionModel(nn.Module):
         rows = self.lm.model.embed_tokens.weight.detach()
         self.special_rows = nn.Parameter(rows[[START_ID, END_ID]].float().clone())
         self.rank = rank
+        #: What was trained of the vision tower, which is not run here: exported as it came.
+        self.tower: dict[str, torch.Tensor] = {}
         for layer in self.lm.model.layers if rank else ():
             for name in LORA_MODULES:
                 owner = layer.self_attn if hasattr(layer.self_attn, name) else layer.mlp
@@ -172,6 +174,7 @@ class CaptionModel(nn.Module):
         """The trained part as `luvc.embedded.assembly.apply_trained` reads it, float16."""
         part = {PROJECTOR_PREFIX + name: value for name, value in self.projector.state_dict().items()}
         part[SPECIAL_ROWS] = self.special_rows
+        part |= self.tower
         for name, value in self.trainable().items():
             if name.endswith((".A", ".B")):
                 part[LORA_PREFIX + name.removeprefix("lm.model.layers.")] = value
@@ -183,6 +186,7 @@ class CaptionModel(nn.Module):
         Raises:
             ValueError: it is not a part of this model, or of a higher rank.
         """
+        self.tower = {name: value for name, value in part.items() if name.startswith(VISION_LORA_PREFIX)}
         own = self.export()
         if own.keys() != part.keys():
             raise ValueError(f"trained part does not fit: {sorted(own.keys() ^ part.keys())[:4]}")

@@ -15,12 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,9 +29,10 @@ from benchmarks.embedded_model.data import FeatureBank, Prompter, draw_units
 from benchmarks.embedded_model.guide import finder
 from benchmarks.embedded_model.lessons import GUIDE_WEIGHT, UNIT_WEIGHT, Lessons
 from benchmarks.embedded_model.model import EOS_ID, Batch, CaptionModel, frozen_dtype
+from benchmarks.embedded_model.run_files import Log, Means, load_tokenizer, save_atomically
 from benchmarks.embedded_model.things import Things
 from benchmarks.embedded_model.units import UnitTargets
-from luvc.embedded.assembly import open_gguf
+from luvc.embedded.assembly import PROJECTOR_PREFIX, VISION_LORA_PREFIX
 
 #: Sets, and how often each is drawn: questions most of all, captioned scenes so that they are not forgotten.
 DEFAULT_SETS = {
@@ -70,50 +68,15 @@ def text_rows(model: CaptionModel, prompter: Prompter, tokenizer, path: Path) ->
 Units = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-class Log:
-    """One JSON object a line, and the same on the terminal."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.started = time.time()
-
-    def write(self, **record: Any) -> None:
-        """Append one record, with the time since the start."""
-        record = {key: round(value, 4) if isinstance(value, float) else value for key, value in record.items()}
-        record["elapsed_s"] = round(time.time() - self.started, 1)
-        with self.path.open("a") as stream:
-            stream.write(json.dumps(record) + "\n")
-        print(json.dumps(record), flush=True)
-
-
-class Means:
-    """Running means by name."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, tuple[float, int]] = {}
-
-    def add(self, **values: float) -> None:
-        """One value more of each."""
-        for name, value in values.items():
-            total, count = self._sums.get(name, (0.0, 0))
-            self._sums[name] = total + value, count + 1
-
-    def take(self) -> dict[str, float]:
-        """The means so far; starts anew."""
-        sums, self._sums = self._sums, {}
-        return {name: total / count for name, (total, count) in sums.items()}
-
-
-def save_atomically(save: Callable[[Path], None], path: Path) -> None:
-    """Write aside, then rename: a run that is killed leaves a whole file."""
-    aside = path.with_suffix(".tmp")
-    save(aside)
-    os.replace(aside, path)
-
-
 def warm_up(model: CaptionModel, banks, prompter, args, log: Log) -> None:
-    """Phase 1; skipped if its result is already in the run's folder."""
+    """Phase 1; skipped if its result is already in the run's folder, or if `perceive` has done its work."""
     path = args.run / "warm.safetensors"
+    if args.tower:
+        part = load_file(args.tower)
+        model.tower = {name: value for name, value in part.items() if name.startswith(VISION_LORA_PREFIX)}
+        names = model.projector.state_dict()
+        model.projector.load_state_dict({name: part[PROJECTOR_PREFIX + name].float() for name in names})
+        return
     if path.is_file():
         model.projector.load_state_dict(load_file(path))
         return
@@ -220,6 +183,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--start", type=Path, help="go on from this trained part, of this rank or a lower one")
+    parser.add_argument("--tower", type=Path, help="what `perceive` trained, and the features were made with")
     parser.add_argument("--warm-steps", type=int, default=4000)
     parser.add_argument("--warm-lr", type=float, default=1e-3)
     parser.add_argument("--minutes", type=float, default=45.0, help="of the caption phase")
@@ -233,17 +197,11 @@ def main() -> None:
     if len(args.shares) != len(args.sets):
         parser.error("--shares: one number for each of --sets")
 
-    from transformers import AutoTokenizer
-
-    from luvc.embedded.tokenizer import write_tokenizer
-
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     args.run.mkdir(parents=True, exist_ok=True)
     log = Log(args.run / "log.jsonl")
-    if not (args.run / "tokenizer").is_dir():
-        write_tokenizer(open_gguf(), args.run / "tokenizer", 8192)
-    tokenizer = AutoTokenizer.from_pretrained(args.run / "tokenizer")
+    tokenizer = load_tokenizer(args.run)
     prompter = Prompter(tokenizer)
     banks = [FeatureBank(name, args.features, args.material, args.device) for name in args.sets]
     model = CaptionModel(args.rank, frozen_dtype(args.device))
@@ -253,7 +211,7 @@ def main() -> None:
     settings = {
         key: str(value) if isinstance(value, Path) else value
         for key, value in vars(args).items()
-        if key not in ("features", "material", "run", "start")
+        if key not in ("features", "material", "run", "start", "tower")
     }
     log.write(phase="start", trained_parameters=sum(p.numel() for p in model.trainable().values()), **settings)
     warm_up(model, banks, prompter, args, log)

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from luvc.embedded import MODEL_NAME, config_path
 from luvc.embedded.tokenizer import RENAMED, write_tokenizer
-from luvc.embedded.towers import LANGUAGE_PREFIX, read_language_model, read_vision_tower
+from luvc.embedded.towers import LANGUAGE_PREFIX, VISION_PREFIX, read_language_model, read_vision_tower
 from luvc.errors import ModelError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ MARKER = "assembled.json"
 SPECIAL_ROWS = "special_rows"
 PROJECTOR_PREFIX = "multi_modal_projector."
 LORA_PREFIX = "lora."
+VISION_LORA_PREFIX = "vision_lora."
 
 PREPROCESSING: dict[str, Any] = {
     "do_convert_rgb": True,
@@ -122,15 +123,18 @@ def apply_trained(weights: dict[str, torch.Tensor], trained: Mapping[str, torch.
     """Put the trained part into the base weights, in place.
 
     trained: `multi_modal_projector.*` whole; `special_rows` `[2, dim]`, the embeddings of `<img>` and `</img>`;
-    `lora.<layer>.<module>.A` `[rank, in]` and `.B` `[out, rank]`, of which B @ A is added (arXiv 2106.09685).
+    `lora.<layer>.<module>.A` `[rank, in]` and `.B` `[out, rank]`, of which B @ A is added (arXiv 2106.09685) to the
+    language model, and `vision_lora.*` likewise to the vision tower.
     """
+    towers = {LORA_PREFIX: f"{LANGUAGE_PREFIX}layers.", VISION_LORA_PREFIX: f"{VISION_PREFIX}encoder.layer."}
     for name, value in trained.items():
         if name.startswith(PROJECTOR_PREFIX):
             weights[f"model.{name}"] = value.float()
-        elif name.startswith(LORA_PREFIX) and name.endswith(".A"):
-            module = name.removeprefix(LORA_PREFIX).removesuffix(".A")
-            delta = trained[f"{LORA_PREFIX}{module}.B"].float() @ value.float()
-            weights[f"{LANGUAGE_PREFIX}layers.{module}.weight"] += delta
+        for prefix, owner in towers.items():
+            if name.startswith(prefix) and name.endswith(".A"):
+                module = name.removeprefix(prefix).removesuffix(".A")
+                delta = trained[f"{prefix}{module}.B"].float() @ value.float()
+                weights[f"{owner}{module}.weight"] += delta
     if SPECIAL_ROWS in trained:
         start, end = (
             token_id for token_id, (_, _, role) in RENAMED.items() if role in ("start_image_token", "end_image_token")
