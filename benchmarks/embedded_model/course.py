@@ -47,7 +47,8 @@ class Course:
     """Draws the batch of a step.
 
     Args:
-        banks, shares: what scenes are drawn from, how often; bags are made of the things of all.
+        banks, shares: what scenes are drawn from, how often.
+        bags: of the things of all; None if there are too few, then all is scenes.
         texts: `(prompt ids, answer ids)` without anything to see.
         tokens: in a batch, about.
     """
@@ -56,7 +57,7 @@ class Course:
         self,
         banks: Sequence[FeatureBank],
         shares: Sequence[float],
-        bags: Bags,
+        bags: Bags | None,
         prompter: Prompter,
         mentions: Callable[[str], tuple[Mention, ...]],
         texts: Sequence[tuple[list[int], list[int]]],
@@ -72,11 +73,12 @@ class Course:
         if rng.random() < TEXT_SHARE and len(self.texts) >= TEXT_ROWS:
             chosen = rng.choice(len(self.texts), TEXT_ROWS, replace=False)
             return pad_rows([self.texts[index] for index in chosen], None), False
-        if rng.random() < now.bags:
+        if self.bags is not None and rng.random() < now.bags:
+            bags = self.bags
             level = min(len(LEVELS) - 1, int(now.level + rng.random()))
             stated = bool(rng.random() < FACTS_SHARE)
             imagined = bool(rng.random() < now.imagined)
-            return self._rows(lambda: bag_reading(self.bags, level, stated, rng)), imagined
+            return self._rows(lambda: bag_reading(bags, level, stated, rng)), imagined
         bank = self.banks[rng.choice(len(self.banks), p=self.shares)]
         return self._rows(lambda: scene_reading(bank, rng)), False
 

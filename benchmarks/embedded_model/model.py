@@ -190,13 +190,7 @@ class CaptionModel(nn.Module):
         own = self.export()
         if own.keys() != part.keys():
             raise ValueError(f"trained part does not fit: {sorted(own.keys() ^ part.keys())[:4]}")
-        self.projector.load_state_dict(
-            {
-                name.removeprefix(PROJECTOR_PREFIX): value.float()
-                for name, value in part.items()
-                if name.startswith(PROJECTOR_PREFIX)
-            }
-        )
+        load_projector(part, self.projector)
         parameters = dict(self.named_parameters())
         with torch.no_grad():
             self.special_rows.copy_(part[SPECIAL_ROWS].float())
@@ -207,6 +201,11 @@ class CaptionModel(nn.Module):
                         own_rank[: len(value)] = value.float()
                     else:
                         own_rank[:] = functional.pad(value.float(), (0, self.rank - value.shape[1]))
+
+
+def load_projector(part: Mapping[str, torch.Tensor], projector: nn.Module) -> None:
+    """Take the projector out of a trained part."""
+    projector.load_state_dict({name: part[PROJECTOR_PREFIX + name].float() for name in projector.state_dict()})
 
 
 def pad_rows(rows: Sequence[tuple[list[int], list[int]]], units: torch.Tensor | None) -> Batch:

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from benchmarks.embedded_model.data import BACKDROP_SHARE, Prompter, add_noise
 from benchmarks.embedded_model.features import Tower, drawn
-from benchmarks.embedded_model.model import CaptionModel, frozen_dtype
+from benchmarks.embedded_model.model import CaptionModel, frozen_dtype, load_projector
 from benchmarks.embedded_model.run_files import Log, Means, load_tokenizer, save_atomically
 from benchmarks.embedded_model.sets import SETS, SceneSet
 from benchmarks.embedded_model.things import SIDE, patches
@@ -188,7 +188,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--material", type=Path, required=True, help="folder made by benchmarks.exact.material")
     parser.add_argument("--run", type=Path, required=True, help="folder of this run; an unfinished run goes on")
-    parser.add_argument("--projector", type=Path, help="go on from this one (train's warm.safetensors)")
+    parser.add_argument(
+        "--start", type=Path, help="go on from the projector, and adapters if any, of this trained part"
+    )
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--layers", type=int, default=4, help="of the tower, counted from the one that is read")
     parser.add_argument("--rank", type=int, default=16)
@@ -206,10 +208,12 @@ def main() -> None:
     args.run.mkdir(parents=True, exist_ok=True)
     prompter = Prompter(load_tokenizer(args.run))
     model = CaptionModel(0, frozen_dtype(args.device)).to(args.device)
-    if args.projector:
-        model.projector.load_state_dict(load_file(args.projector))
     tower = Tower(device=args.device)
     tower.adapt(args.layers, args.rank)
+    if args.start:
+        part = load_file(args.start)
+        load_projector(part, model.projector)
+        tower.restore(part)
     eye = Eye(tower, model.projector, UnitTargets(model.lm.model.embed_tokens.weight, prompter.encode))
     perceive(eye, args, Log(args.run / "tower.jsonl"))
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SIDE = 8
 #: A name takes part if it was seen so often.
 SEEN = 8
+#: Names, and dyed things, that make up bags.
+ENOUGH = 16
 
 
 class Thing(NamedTuple):
@@ -85,6 +87,11 @@ class Things:
         self.named = np.flatnonzero(np.isin(words, self.names))
         self.dyed = self.named[tints[self.named] >= 0]
         self.signs = np.flatnonzero(np.isin(words, self.texts))
+
+    @property
+    def enough(self) -> bool:
+        """Whether all kinds of bags can be made of them."""
+        return len(self.names) >= ENOUGH and len(self.dyed) >= ENOUGH and len(self.signs) > 0 and len(self.bare) > 0
 
     def _read(self, bank: int, scene: int, frame: int, found: np.ndarray) -> None:
         for word, tint in np.unique(found.reshape(-1, 2), axis=0):

@@ -28,11 +28,11 @@ from benchmarks.embedded_model.course import Course
 from benchmarks.embedded_model.data import FeatureBank, Prompter, draw_units
 from benchmarks.embedded_model.guide import finder
 from benchmarks.embedded_model.lessons import GUIDE_WEIGHT, UNIT_WEIGHT, Lessons
-from benchmarks.embedded_model.model import EOS_ID, Batch, CaptionModel, frozen_dtype
+from benchmarks.embedded_model.model import EOS_ID, Batch, CaptionModel, frozen_dtype, load_projector
 from benchmarks.embedded_model.run_files import Log, Means, load_tokenizer, save_atomically
 from benchmarks.embedded_model.things import Things
 from benchmarks.embedded_model.units import UnitTargets
-from luvc.embedded.assembly import PROJECTOR_PREFIX, VISION_LORA_PREFIX
+from luvc.embedded.assembly import VISION_LORA_PREFIX
 
 #: Sets, and how often each is drawn: questions most of all, captioned scenes so that they are not forgotten.
 DEFAULT_SETS = {
@@ -74,8 +74,7 @@ def warm_up(model: CaptionModel, banks, prompter, args, log: Log) -> None:
     if args.tower:
         part = load_file(args.tower)
         model.tower = {name: value for name, value in part.items() if name.startswith(VISION_LORA_PREFIX)}
-        names = model.projector.state_dict()
-        model.projector.load_state_dict({name: part[PROJECTOR_PREFIX + name].float() for name in names})
+        load_projector(part, model.projector)
         return
     if path.is_file():
         model.projector.load_state_dict(load_file(path))
@@ -216,7 +215,10 @@ def main() -> None:
     log.write(phase="start", trained_parameters=sum(p.numel() for p in model.trainable().values()), **settings)
     warm_up(model, banks, prompter, args, log)
     texts = text_rows(model, prompter, tokenizer, args.run / "text.json")
-    bags = Bags(Things([bank for bank in banks if bank.count]))
+    things = Things([bank for bank in banks if bank.count])
+    if not things.enough:
+        log.write(phase="start", warning="too few things for bags: whole scenes from the first step on")
+    bags = Bags(things) if things.enough else None
     course = Course(banks, args.shares, bags, prompter, finder(tokenizer), texts, args.tokens)
     lessons = Lessons(model, UnitTargets(model.lm.model.embed_tokens.weight, prompter.encode)).to(args.device)
     caption(lessons, course, banks, args, log)

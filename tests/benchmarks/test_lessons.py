@@ -69,6 +69,7 @@ def test_things_know_what_they_show_and_where(found, bank):
         assert index in found.of_word[thing.word]
     assert {units.WORDS[found.all[index].word] for index in found.signs} == set(TEXTS)
     assert all(found.all[index].tint >= 0 for index in found.dyed)
+    assert found.enough
     assert all(thing.bare and units.WORDS[thing.word] == PHOTOGRAPH for thing in found.bare)
 
 
@@ -294,6 +295,8 @@ def test_a_step_always_draws_the_same_batch(bank, drawer, prompter, monkeypatch)
             assert first[0].ids.shape[1] <= 300
             assert (first[0].labels == EOS_ID).any()
         imagined.append(first[1])
+    without = course.Course([bank], [1.0], None, prompter, mentions, texts, 300)
+    assert without.batch(np.random.default_rng(0), 0.0)[1] is False, "no bags, nothing imagined"
     assert all(imagined[:3])
     assert not all(imagined)
 

@@ -89,7 +89,9 @@ def test_training_goes_on_where_it_stopped(material, tmp_path, prompter, trained
         torch.manual_seed(0)
         tower = Tower(torch.float32)
         tower.adapt(1, 4)
-        eye = perceive.Eye(tower, copy.deepcopy(model.projector), UnitTargets(model.lm.model.embed_tokens.weight, prompter.encode))
+        eye = perceive.Eye(
+            tower, copy.deepcopy(model.projector), UnitTargets(model.lm.model.embed_tokens.weight, prompter.encode)
+        )
         perceive.perceive(eye, argparse.Namespace(**{**vars(args), "minutes": minutes}), Log(tmp_path / "tower.jsonl"))
         return eye
 
