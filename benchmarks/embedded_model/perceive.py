@@ -44,8 +44,8 @@ LARGE = 4
 class Perception:
     """How often names are right, on things of frames not trained on.
 
-    units: of single units; things: by the vote of a thing's units; of_four: against three other things, and
-    large_of_four: the same for things of at least LARGE units.
+    units: of single units; things: by the vote of a thing's units; of_four: whether the name finds its thing among
+    three others, and large_of_four: the same for things of at least LARGE units.
     """
 
     things_seen: int
@@ -117,9 +117,9 @@ class Eye:
                         sizes.append(len(at))
                         units_right += (frame[at].argmax(-1) == word).tolist()
         vote, word = torch.stack(votes), torch.tensor(wanted)
-        others = word[torch.from_numpy(np.random.default_rng(0).integers(len(word), size=(len(word), 3)))]
+        others = torch.from_numpy(np.random.default_rng(0).integers(len(word), size=(len(word), 3)))
         own = vote.gather(1, word[:, None])
-        best = ((own > vote.gather(1, others)) | (others == word[:, None])).all(1)
+        best = ((own > vote[others, word[:, None]]) | (word[others] == word[:, None])).all(1)
         large = torch.tensor(sizes) >= LARGE
         figures = (np.mean(units_right), (vote.argmax(-1) == word).float().mean(), best.float().mean())
         return Perception(
