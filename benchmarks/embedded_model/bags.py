@@ -33,12 +33,11 @@ _THIRDS = ((-1.0, -0.42), (-0.24, 0.24), (0.42, 1.0))
 
 
 class Said(NamedTuple):
-    """Something true of a bag: as a fact, as a question with options, or both; `shows`: the row of WORDS it names."""
+    """Something true of a bag: as a fact, as a question with options, or both."""
 
     kind: str
     fact: Fact | None
     ask: Ask | None
-    shows: int | None = None
 
 
 class Bag(NamedTuple):
@@ -110,19 +109,18 @@ class Bags:
         tints = [TINT_WORDS[self.things.all[index].tint] if index in self._dyed else "" for index in found]
         said = []
         for index, name, tint in zip(found, names, tints, strict=True):
-            word = self.things.all[index].word
             if not tint:
                 what = "number" if name.isdigit() else "word"
                 alike = [text for text in self.texts if text.isdigit() == name.isdigit()]
                 ask = self._ask("read", f"Which {what} is on the sign?", name, (), alike, rng)
-                said.append(Said("read", Fact("read", f"The {what} on the sign is", name), ask, word))
+                said.append(Said("read", Fact("read", f"The {what} on the sign is", name), ask))
                 continue
             ask = self._ask("colour", f"Which color is the {name}?", tint, [t for t in tints if t], TINT_WORDS, rng)
             said.append(Said("colour", Fact("colour", f"The {name} is", tint), ask))
             if tints.count(tint) == 1:
                 shown = [other for other, dyed in zip(names, tints, strict=True) if dyed]
                 ask = self._ask("name", f"Which object is {tint}?", name, shown, self.names, rng)
-                said.append(Said("name", Fact("name", f"The {tint} object is the", name), ask, word))
+                said.append(Said("name", Fact("name", f"The {tint} object is the", name), ask))
             said += self._placed(index, name) if rng.random() < PLACED_SHARE else []
         said += self._related([index for index, tint in zip(found, tints, strict=True) if tint], rng)
         return Bag((tuple(found),), tuple(said))
@@ -234,7 +232,7 @@ class Bags:
         for start, text, index in starts:
             answer = self._word(index)
             ask = self._ask("order", text, answer, names, self.names, rng)
-            said.append(Said("order", Fact("order", start, answer), ask, self.things.all[index].word))
+            said.append(Said("order", Fact("order", start, answer), ask))
         return Bag(shown, tuple(said))
 
 

@@ -10,6 +10,7 @@ Questions are not stored: `compose` gives them back from the seed. A set that is
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ from luvc.embedded.towers import VISION_PREFIX, read_vision_tower
 
 #: Linear maps of a layer, by the part they belong to.
 ADAPTED = {"attention": ("q_proj", "k_proj", "v_proj", "projection_layer"), "mlp": ("fc1", "fc2")}
+FROZEN = "frozen"
 CHUNK_FRAMES = {"cpu": 16, "cuda": 512}
 
 
@@ -161,6 +163,23 @@ def write_set(
             print(f"{entry.name} {last}/{entry.count} {time.perf_counter() - started:.0f} s", flush=True)
 
 
+def tower_key(tower: Path | None) -> str:
+    """What tells towers apart: "frozen", or the hash of what `perceive` wrote."""
+    return hashlib.sha256(tower.read_bytes()).hexdigest()[:16] if tower else FROZEN
+
+
+def check_tower(folder: Path, tower: Path | None) -> None:
+    """That a folder's features, if it has any, were made with this tower; units of two towers must never be mixed.
+
+    Raises:
+        ValueError: they were made with another.
+    """
+    record = folder / "tower.txt"
+    made = record.read_text() if record.is_file() else FROZEN if any(folder.glob("*.done")) else tower_key(tower)
+    if made != tower_key(tower):
+        raise ValueError(f"{folder}: features of tower {made}, not {tower_key(tower)}: take another folder or --tower")
+
+
 def main() -> None:
     """Compute the sets that are asked for, going on where they stopped."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -175,6 +194,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
+    check_tower(args.out, args.tower)
+    (args.out / "tower.txt").write_text(tower_key(args.tower))
     tower = Tower(device=args.device)
     if args.tower:
         tower.restore(load_file(args.tower))

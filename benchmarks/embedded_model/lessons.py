@@ -26,13 +26,12 @@ BARE_SHARE = 0.15
 
 
 class Losses(NamedTuple):
-    """All to be added, weighted already; `tokens`: of every label, `[rows, length - 1]`, 0 where ignored."""
+    """All to be added, weighted already."""
 
     answers: torch.Tensor
     units: torch.Tensor
     guide: torch.Tensor
     probe: torch.Tensor
-    tokens: torch.Tensor
 
     def total(self) -> torch.Tensor:
         """What is minimised."""
@@ -79,7 +78,6 @@ class Lessons(nn.Module):
             UNIT_WEIGHT * units,
             GUIDE_WEIGHT * self.guide.loss(answers),
             PROBE_WEIGHT * self._probe([mentions for mentions, _ in looks]),
-            tokens.detach(),
         )
 
     def _units(self, visual: torch.Tensor, shown: Shown, rng: np.random.Generator) -> torch.Tensor:

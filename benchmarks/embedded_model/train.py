@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks.embedded_model.bags import Bags
 from benchmarks.embedded_model.course import Course
 from benchmarks.embedded_model.data import FeatureBank, Prompter, draw_units
+from benchmarks.embedded_model.features import check_tower
 from benchmarks.embedded_model.guide import finder
 from benchmarks.embedded_model.lessons import GUIDE_WEIGHT, UNIT_WEIGHT, Lessons
 from benchmarks.embedded_model.model import EOS_ID, Batch, CaptionModel, frozen_dtype, load_projector
@@ -196,6 +197,7 @@ def main() -> None:
     if len(args.shares) != len(args.sets):
         parser.error("--shares: one number for each of --sets")
 
+    check_tower(args.features, args.tower)
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     args.run.mkdir(parents=True, exist_ok=True)

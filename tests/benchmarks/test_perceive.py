@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.embedded_model import perceive
-from benchmarks.embedded_model.features import Tower
+from benchmarks.embedded_model.features import Tower, check_tower, tower_key
 from benchmarks.embedded_model.run_files import Log
 from benchmarks.embedded_model.units import UnitTargets
 from luvc.embedded import assembly
@@ -117,3 +117,19 @@ def test_the_same_frames_come_again(material):
     for _ in range(3):
         for one, other in zip(next(first), next(again), strict=True):
             assert np.array_equal(one, other)
+
+
+def test_features_of_two_towers_are_never_mixed(tmp_path):
+    tower, features = tmp_path / "tower.safetensors", tmp_path / "features"
+    tower.write_bytes(b"one")
+    features.mkdir()
+    check_tower(features, tower)  # nothing there yet
+    (features / "exact_stills.done").write_text("4")
+    check_tower(features, None)  # from before towers were told apart
+    with pytest.raises(ValueError, match="features of tower frozen"):
+        check_tower(features, tower)
+    (features / "tower.txt").write_text(tower_key(tower))
+    check_tower(features, tower)
+    tower.write_bytes(b"two")
+    with pytest.raises(ValueError, match="take another folder"):
+        check_tower(features, tower)
