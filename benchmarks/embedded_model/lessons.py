@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from benchmarks.embedded_model.data import add_noise
 from benchmarks.embedded_model.guide import MENTION_LAYERS, Guide, Look, Shown
-from benchmarks.embedded_model.model import EOS_ID, Batch, CaptionModel
+from benchmarks.embedded_model.model import EOS_ID, IGNORE, Batch, CaptionModel
 from benchmarks.embedded_model.sets import PHOTOGRAPH
 from benchmarks.embedded_model.units import BACKDROP_ROWS, TINT_WORDS, WORDS, UnitTargets
 
@@ -26,12 +27,13 @@ BARE_SHARE = 0.15
 
 
 class Losses(NamedTuple):
-    """All to be added, weighted already."""
+    """All to be added, weighted already; `likely`: the likelihood of each right answer, with its kind."""
 
     answers: torch.Tensor
     units: torch.Tensor
     guide: torch.Tensor
     probe: torch.Tensor
+    likely: list[tuple[str, float]]
 
     def total(self) -> torch.Tensor:
         """What is minimised."""
@@ -78,6 +80,7 @@ class Lessons(nn.Module):
             UNIT_WEIGHT * units,
             GUIDE_WEIGHT * self.guide.loss(answers),
             PROBE_WEIGHT * self._probe([mentions for mentions, _ in looks]),
+            likelihoods(tokens.detach(), labels, batch.kinds),
         )
 
     def _units(self, visual: torch.Tensor, shown: Shown, rng: np.random.Generator) -> torch.Tensor:
@@ -106,6 +109,15 @@ class Lessons(nn.Module):
         if (tints >= 0).any():
             loss = loss + functional.cross_entropy(said[:, : len(TINT_WORDS)], tints, ignore_index=-1)
         return loss
+
+
+def likelihoods(tokens: torch.Tensor, labels: torch.Tensor, kinds: Sequence[str]) -> list[tuple[str, float]]:
+    """Of whole answers, their ends left out: losses and labels `[rows, length]`; the kinds are those of all answers."""
+    said = labels != IGNORE
+    losses, ends = tokens[said].cpu(), (labels[said] == EOS_ID).nonzero()[:, 0].tolist()
+    starts = [0, *(end + 1 for end in ends[:-1])]
+    answers = zip(kinds, starts, ends, strict=False)
+    return [(kind, float(torch.exp(-losses[start:end].sum()))) for kind, start, end in answers]
 
 
 def imagine(targets: UnitTargets, shown: Shown, rng: np.random.Generator) -> torch.Tensor:

@@ -58,7 +58,7 @@ class Batch:
     ids, labels: `[rows, length]` int64, labels IGNORE except on the answers; units: `[..., 1536]` float32, as many as
     the ids hold visual tokens, in reading order, None for text alone. Rows of several readings (`packing`) also have
     positions: `[rows, length]`; mask: `[rows, 1, length, length]` bool, who sees whom; shown: what all visual tokens
-    show; looks: of each row, where words that are mentioned and answers that begin should look.
+    show; looks: of each row, where words that are mentioned and answers that begin should look; kinds: of all answers.
     """
 
     ids: torch.Tensor
@@ -68,12 +68,13 @@ class Batch:
     mask: torch.Tensor | None = None
     shown: Shown | None = None
     looks: list[tuple[list[Look], list[Look]]] | None = None
+    kinds: Sequence[str] = ()
 
     def to(self, device: str) -> Batch:
         """The same on a device; looks stay, heads fetch them."""
         parts = (self.ids, self.labels, self.units, self.positions, self.mask)
         shown = self.shown and type(self.shown)(*(part.to(device) for part in self.shown))
-        return Batch(*(None if part is None else part.to(device) for part in parts), shown, self.looks)  # type: ignore[arg-type, call-arg]
+        return Batch(*(None if part is None else part.to(device) for part in parts), shown, self.looks, self.kinds)  # type: ignore[arg-type, call-arg]
 
     def layout(self) -> dict[str, torch.Tensor]:
         """What the language model must be told of positions and of who sees whom: nothing for plain rows."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks.embedded_model.data import Prompter
-from benchmarks.embedded_model.guide import Look, Mention, Shown, answer_mention, looks
+from benchmarks.embedded_model.guide import Look, Mention, Shown, answer_mention, look_back, looks
 from benchmarks.embedded_model.model import EOS_ID, IGNORE, IMAGE_ID, Batch
 from benchmarks.embedded_model.readings import Reading
 from benchmarks.embedded_model.sets import ASK_FACTS
@@ -29,7 +29,8 @@ UNITS = SIDE * SIDE
 @dataclass
 class Row:
     """Readings in one row. `owners`, `branches`: whose token it is, and 0 for what a reading's questions share, else
-    the question's number; `kinds`: of the answers, in order."""
+    the question's number; `kinds`: of the answers, in order; `found`: of each reading what is mentioned, what answers name,
+    and where its visual tokens are; `backward`: where an answer begins that names nothing, and the words it is about."""
 
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
@@ -39,6 +40,7 @@ class Row:
     kinds: list[str] = field(default_factory=list)
     readings: list[Reading] = field(default_factory=list)
     found: list[tuple[list[Mention], list[Mention], list[int]]] = field(default_factory=list)
+    backward: list[tuple[int, list[int]]] = field(default_factory=list)
 
     def _add(self, ids: Sequence[int], labels: Sequence[int], positions: Sequence[int], branch: int) -> None:
         self.ids += ids
@@ -56,7 +58,7 @@ class Row:
     def looks(self, length: int) -> tuple[list[Look], list[Look]]:
         """Of words that are mentioned, and of answers, in a row that is padded to so many tokens."""
         mentioned: list[Look] = []
-        answered: list[Look] = []
+        answered = [look_back(at, words, length) for at, words in self.backward]
         for reading, (mentions, answers, at) in zip(self.readings, self.found, strict=True):
             mentioned += looks(mentions, reading.shown, torch.tensor(at), length)
             answered += looks(answers, reading.shown, torch.tensor(at), length)
@@ -113,7 +115,12 @@ def pack(
             here = len(row.ids)
             found[0].extend(mention._replace(at=here + mention.at) for mention in mentions(text))
             names = answer_mention(here + len(asked) - 1, kind, answer)
-            found[1].extend([names] if names else [])
+            # What a question is about comes before its options.
+            about = [here + mention.at for mention in mentions(text.split("?")[0])]
+            if names:
+                found[1].append(names)
+            elif about:
+                row.backward.append((here + len(asked) - 1, about))
             after = range(positions[-1] + 1, positions[-1] + 1 + len(asked) + len(answered))
             row._add(asked + answered, [IGNORE] * len(asked) + answered, list(after), number)
             row.kinds.append(kind)
@@ -137,4 +144,5 @@ def join(rows: Sequence[Row]) -> Batch:
     readings = [reading for row in rows for reading in row.readings]
     shown = Shown(*(torch.cat(parts) for parts in zip(*(reading.shown for reading in readings), strict=True)))
     units = torch.cat([reading.units for reading in readings])
-    return Batch(ids, labels, units, positions, mask[:, None], shown, [row.looks(length) for row in rows])
+    kinds = [kind for row in rows for kind in row.kinds]
+    return Batch(ids, labels, units, positions, mask[:, None], shown, [row.looks(length) for row in rows], kinds)

@@ -159,6 +159,8 @@ def caption(lessons: Lessons, course: Course, banks, args, log: Log) -> None:
         if batch.units is not None:
             read = "imagined" if imagined else "real"
             means.add(**{read: float(losses.answers.detach()), "guide": float(losses.guide.detach()) / GUIDE_WEIGHT})
+            for kind, likely in losses.likely:
+                means.add(**{f"{kind}, {read}": likely})
         if step % 25 == 0:
             lr = args.lora_lr * scale
             log.write(phase="caption", step=step, answers=answers_seen, used_s=used_s, lr=lr, **means.take())

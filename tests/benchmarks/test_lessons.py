@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.embedded_model import bags, course, data, features, guide, packing, readings, things, units
-from benchmarks.embedded_model.lessons import Lessons, imagine
+from benchmarks.embedded_model.lessons import Lessons, imagine, likelihoods
 from benchmarks.embedded_model.model import EOS_ID, IGNORE, IMAGE_ID, CaptionModel, pad_rows
 from benchmarks.embedded_model.sets import ASK_FACTS, PHOTOGRAPH, SETS
 from benchmarks.exact.facts import Fact
@@ -229,9 +229,28 @@ def test_heads_are_told_the_first_the_last_and_all_units(reading, prompter):
     ]  # fmt: skip
     assert fox.tint == units.TINT_WORDS.index("red")
     assert fox.ends[2:].tolist() == pytest.approx([(things.centres(np.array([3, 5])).mean(0))[axis] for axis in (0, 1)])
-    # The answer "dog" looks at the dog; "right" and the number one look at nothing.
-    assert [look.wanted[2].nonzero()[:, 0].tolist() for look in answered] == [[visual[6]]]
-    assert prompter.tokenizer.decode(row.ids[answered[0].at + 1]) == "dog"
+    # The answer "dog" looks at the dog; "right" and the number one look back at the fox and the dogs of their questions.
+    right, one, dog = answered
+    assert [prompter.tokenizer.decode(row.ids[look.at + 1]) for look in answered] == ["right", "1", "dog"]
+    assert dog.wanted[2].nonzero()[:, 0].tolist() == [visual[6]]
+    for look, word in ((right, " fox"), (one, " dogs")):
+        (at,) = look.wanted[2].nonzero()[:, 0].tolist()
+        assert prompter.tokenizer.decode(row.ids[at]) == word
+        assert at < look.at
+
+
+def test_an_answer_about_two_things_looks_back_at_both():
+    views = guide.look_back(9, [3, 6], 12).wanted
+    assert [view.nonzero()[:, 0].tolist() for view in views] == [[3], [6], [3, 6]]
+
+
+def test_likelihoods_are_those_of_whole_answers():
+    labels = torch.tensor([[IGNORE, 7, 8, EOS_ID, IGNORE], [9, EOS_ID, 4, EOS_ID, IGNORE]])
+    losses = torch.where(labels == IGNORE, 0.0, 0.5)
+    found = likelihoods(losses, labels, ["motion", "count", "read"])
+    assert [kind for kind, _ in found] == ["motion", "count", "read"]
+    assert [value for _, value in found] == pytest.approx([np.exp(-1), np.exp(-0.5), np.exp(-0.5)])
+    assert likelihoods(losses, labels, ()) == []
 
 
 @needs_weights
