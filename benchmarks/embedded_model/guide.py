@@ -3,10 +3,10 @@
 "Which way does the fox move?" is a lookup among hundreds of visual tokens. Answers alone teach it very slowly: as long
 as no head finds the fox, nothing says which one should. Composed scenes know which units show the fox, so the heads of
 a few early layers are told to look there from the word "fox", a third of them at its first frame, a third at its last,
-a third at all of it (which way it moves is then a difference); and the heads of two later layers to look, from where the
-answer begins, at the thing that it will name, or else at the words that the question is about, which have read what is
-known of them by then ("where is the fox compared to the dog": a third at the fox, a third at the dog, a third at both).
-The loss is the attention that goes elsewhere; nothing of it remains in the model but weights.
+a third at all of it (which way it moves is then a difference); and the heads of two later layers to look, from where
+the answer begins, at the thing that it will name, or else at the words that the question is about, which have read
+what is known of them by then ("where is the fox compared to the dog": a third at the fox, a third at the dog, a third
+at both). The loss is the attention that goes elsewhere; nothing of it remains in the model but weights.
 """
 
 from __future__ import annotations

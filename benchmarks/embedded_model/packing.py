@@ -28,9 +28,14 @@ UNITS = SIDE * SIDE
 
 @dataclass
 class Row:
-    """Readings in one row. `owners`, `branches`: whose token it is, and 0 for what a reading's questions share, else
-    the question's number; `kinds`: of the answers, in order; `found`: of each reading what is mentioned, what answers name,
-    and where its visual tokens are; `backward`: where an answer begins that names nothing, and the words it is about."""
+    """Readings in one row.
+
+    Attributes:
+        owners, branches: whose token it is, and 0 for what a reading's questions share, else the question's number.
+        kinds: of the answers, in order.
+        found: of each reading what is mentioned, what answers name, and where its visual tokens are.
+        backward: where an answer begins that names nothing, and the words that its question is about.
+    """
 
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)

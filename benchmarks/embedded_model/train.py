@@ -122,7 +122,7 @@ def caption(lessons: Lessons, course: Course, banks, args, log: Log) -> None:
 
     def drawn(step: int, progress: float) -> tuple[Batch, bool, Units]:
         rng = np.random.default_rng([args.seed, 2, step])
-        batch, imagined = course.batch(rng, progress)
+        batch, imagined = course.batch(rng, args.begin + (1 - args.begin) * progress)
         # Few frames hold more things than a batch shows: the projector learns from others beside.
         return batch.to(args.device), imagined, draw_units(banks, rng, max(8, args.warm_frames // 4))
 
@@ -189,6 +189,9 @@ def main() -> None:
     parser.add_argument("--warm-steps", type=int, default=4000)
     parser.add_argument("--warm-lr", type=float, default=1e-3)
     parser.add_argument("--minutes", type=float, default=45.0, help="of the caption phase")
+    parser.add_argument(
+        "--begin", type=float, default=0.0, help="share of the course that was read before, by the run of --start"
+    )
     parser.add_argument("--lora-lr", type=float, default=2e-3)
     parser.add_argument("--projector-lr", type=float, default=5e-4)
     parser.add_argument("--tokens", type=int, default=420, help="sequence tokens in a batch")
@@ -196,6 +199,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
+    if not 0 <= args.begin < 1:
+        parser.error("--begin: a share, from 0 to below 1")
     if len(args.shares) != len(args.sets):
         parser.error("--shares: one number for each of --sets")
 

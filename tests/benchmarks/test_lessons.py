@@ -229,7 +229,7 @@ def test_heads_are_told_the_first_the_last_and_all_units(reading, prompter):
     ]  # fmt: skip
     assert fox.tint == units.TINT_WORDS.index("red")
     assert fox.ends[2:].tolist() == pytest.approx([(things.centres(np.array([3, 5])).mean(0))[axis] for axis in (0, 1)])
-    # The answer "dog" looks at the dog; "right" and the number one look back at the fox and the dogs of their questions.
+    # The answer "dog" looks at the dog; "right" and the number look back at the fox and the dogs of their questions.
     right, one, dog = answered
     assert [prompter.tokenizer.decode(row.ids[look.at + 1]) for look in answered] == ["right", "1", "dog"]
     assert dog.wanted[2].nonzero()[:, 0].tolist() == [visual[6]]
