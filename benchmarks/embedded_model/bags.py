@@ -41,10 +41,12 @@ class Said(NamedTuple):
 
 
 class Bag(NamedTuple):
-    """Indices of things, frame by frame, and what is true of them."""
+    """Indices of things, frame by frame, and what is true of them; `even`: all in equally many units, as far as they
+    have them, because things that are to be counted are of one size."""
 
     frames: tuple[tuple[int, ...], ...]
     said: tuple[Said, ...]
+    even: bool = False
 
 
 class Bags:
@@ -191,7 +193,7 @@ class Bags:
             ask = self._ask("count", f"How many {plural(name)} are there?", count, (), numbers, rng)
             if apart:
                 said.append(Said("count", Fact("count", f"The number of {plural(name)} is", count), ask))
-        return Bag((tuple(frame),), tuple(said))
+        return Bag((tuple(frame),), tuple(said), even=True)
 
     def _parade(self, frames: int, movers: int, rng: np.random.Generator) -> Bag:
         """Things that cross: in each frame one of their name that stands where it should be by then."""
@@ -236,14 +238,17 @@ class Bags:
         return Bag(shown, tuple(said))
 
 
-def picked(things: Things, frame: Sequence[int], level: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+def picked(
+    things: Things, frame: Sequence[int], level: int, rng: np.random.Generator, even: bool = False
+) -> tuple[np.ndarray, ...]:
     """One frame of a bag in reading order: units `[n, 1536]`, words, tints and unit numbers (rows first) `[n]`."""
     _, most, _, _, _, bare = LEVELS[level]
+    alike = 1 + int(rng.integers(most)) if even else 0
     chosen = [things.all[index] for index in frame]
     chosen += [things.bare[index] for index in rng.integers(len(things.bare), size=bare)]
     units, words, tints, numbers = [], [], [], []
     for thing in chosen:
-        wanted = 1 + int(rng.integers(1 if thing.bare else most))
+        wanted = 1 if thing.bare else alike or 1 + int(rng.integers(most))
         at = np.sort(rng.permutation(thing.at)[:wanted])
         units.append(things.units(thing, at))
         words += [thing.word] * len(at)

@@ -52,7 +52,7 @@ def bag_reading(bags: Bags, level: int, stated: bool, rng: np.random.Generator) 
         asks = [one.ask for one in said if one.ask] if not stated else []
         if facts or asks:
             break
-    parts = [picked(bags.things, frame, level, rng) for frame in bag.frames]
+    parts = [picked(bags.things, frame, level, rng, bag.even) for frame in bag.frames]
     units, words, tints, numbers = (np.concatenate(part) for part in zip(*parts, strict=True))
     frames = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
     where = torch.from_numpy(centres(numbers))

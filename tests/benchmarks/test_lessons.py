@@ -133,6 +133,19 @@ def test_a_frame_of_a_bag_holds_units_of_its_things_in_order(drawer, found, bank
         assert {found.all[index].word for index in bag.frames[0]} <= set(words.tolist())
 
 
+def test_things_that_are_counted_show_equally_much(drawer, found):
+    rng = np.random.default_rng(4)
+    crowds = [bag for bag in (drawer.draw(3, rng) for _ in range(80)) if bag.said[0].kind == "count"]
+    shares = set()
+    for bag in crowds:
+        _, words, _, _ = bags.picked(found, bag.frames[0], 3, rng, bag.even)
+        copies = [found.all[at].word for at in bag.frames[0]]
+        sizes = {(words == word).sum() / copies.count(word) for word in copies}
+        assert len(sizes) == 1, "the same number of units for each"
+        shares |= sizes
+    assert len(shares) > 1
+
+
 @pytest.fixture
 def reading() -> readings.Reading:
     """Two frames of four units of 64: a red fox that goes right, a dog that comes second, a sign."""
