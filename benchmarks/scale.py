@@ -179,18 +179,18 @@ def sink(folder: Path) -> dict[str, Any]:
         tally.wrote(part.units, part.seconds)
         events.append("part_written", path=part.path, rows=part.rows, units=part.units, bytes=part.bytes)
 
-    writers = [
+    results, failures = (
         PartWriter(kind, f"{run_id}-driver", {}, output.write, config.output.part_units, config.output.part_bytes)
         for kind in ("results", "failures")
-    ]
+    )
     events.append("run_started", name=config.name, planned=len(manifest), work=len(units))
     output.write(f"runs/{run_id}/config.yaml", config.dump().encode())
-    into = Sink(*writers, wrote)
+    into = Sink(results, failures, wrote)
     for start in range(0, len(units), SINK_UNITS):
         batch = outcomes_of(units.slice(start, SINK_UNITS), run_id)
-        results, failures = into.add(batch)
-        tally.add(batch, results, failures)
-        telemetry.outcomes(results, failures)
+        done_rows, failed_rows = into.add(batch)
+        tally.add(batch, done_rows, failed_rows)
+        telemetry.outcomes(done_rows, failed_rows)
         events.append("heartbeat", **tally.heartbeat())
     into.flush()
     beat = tally.heartbeat()

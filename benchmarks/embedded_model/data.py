@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from benchmarks.embedded_model.sets import SETS
 from benchmarks.embedded_model.units import is_backdrop, places, pooled
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # pooling window (rows, columns) over the 8 x 8 units -> 64, 32, 16, 4 visual tokens a frame
 WINDOWS = ((1, 1), (1, 2), (2, 2), (4, 4))
@@ -47,12 +50,12 @@ def add_noise(units: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 class Prompter:
     """Token ids of the prompts; the same string that the chat template and InternVL's processor give."""
 
-    tokenizer: object
+    tokenizer: PreTrainedTokenizerBase
 
     @lru_cache(maxsize=65536)  # noqa: B019 - one instance lives as long as the process
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of a text; special tokens are recognised, none is added."""
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))  # type: ignore[attr-defined]
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
     def shown(self, per_frame: Sequence[int], image: bool = False) -> list[int]:
         """The prompt up to and with the last frame, of so many tokens each; `image`: a still; no frame: text alone."""

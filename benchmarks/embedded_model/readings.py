@@ -56,7 +56,8 @@ def bag_reading(bags: Bags, level: int, stated: bool, rng: np.random.Generator) 
     units, words, tints, numbers = (np.concatenate(part) for part in zip(*parts, strict=True))
     frames = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
     where = torch.from_numpy(centres(numbers))
-    shown = Shown(*(torch.from_numpy(part).long() for part in (words, tints, frames)), where)
+    said_of, tinted, framed = (torch.from_numpy(part).long() for part in (words, tints, frames))
+    shown = Shown(said_of, tinted, framed, where)
     asked = tuple((ask.kind, ask.text if rng.random() < OPEN_SHARE else prompt(ask), ask.answer) for ask in asks)
     image = len(parts) == 1 and rng.random() < 0.5
     spread = numbers if rng.random() < SPREAD_SHARE else None

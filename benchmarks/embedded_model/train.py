@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -53,7 +54,7 @@ TEXT_QUESTIONS = (
 )  # fmt: skip
 
 
-def text_rows(model: CaptionModel, prompter: Prompter, tokenizer, path: Path) -> list[tuple[list[int], list[int]]]:
+def text_rows(model: CaptionModel, prompter: Prompter, path: Path) -> list[tuple[list[int], list[int]]]:
     """The untouched language model's own short answers, trained on a little so that it still talks."""
     if not path.is_file():
         answers = {}
@@ -61,7 +62,7 @@ def text_rows(model: CaptionModel, prompter: Prompter, tokenizer, path: Path) ->
             ids = torch.tensor([prompter.ids(question, 0, 0)])
             answer = model.generate(ids, TEXT_TOKENS)[0]
             if len(answer) < TEXT_TOKENS:  # else it was cut off, and must not be taught to end there
-                answers[question] = tokenizer.decode(answer)
+                answers[question] = prompter.tokenizer.decode(answer)
         path.write_text(json.dumps(answers, indent=1))
     return [(prompter.ids(q, 0, 0), list(prompter.encode(a))) for q, a in json.loads(path.read_text()).items()]
 
@@ -69,7 +70,9 @@ def text_rows(model: CaptionModel, prompter: Prompter, tokenizer, path: Path) ->
 Units = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def warm_up(model: CaptionModel, banks, prompter, args, log: Log) -> None:
+def warm_up(
+    model: CaptionModel, banks: Sequence[FeatureBank], prompter: Prompter, args: argparse.Namespace, log: Log
+) -> None:
     """Phase 1; skipped if its result is already in the run's folder, or if `perceive` has done its work."""
     path = args.run / "warm.safetensors"
     if args.tower:
@@ -101,7 +104,7 @@ def warm_up(model: CaptionModel, banks, prompter, args, log: Log) -> None:
     save_atomically(lambda aside: save_file(model.projector.state_dict(), aside), path)
 
 
-def caption(lessons: Lessons, course: Course, banks, args, log: Log) -> None:
+def caption(lessons: Lessons, course: Course, banks: Sequence[FeatureBank], args: argparse.Namespace, log: Log) -> None:
     """Phase 2, until `--minutes` of this phase are used up; course and learning rate follow the time, not the steps."""
     model = lessons.model
     lora = [value for name, value in model.trainable().items() if name.endswith((".A", ".B"))]
@@ -223,7 +226,7 @@ def main() -> None:
     }
     log.write(phase="start", trained_parameters=sum(p.numel() for p in model.trainable().values()), **settings)
     warm_up(model, banks, prompter, args, log)
-    texts = text_rows(model, prompter, tokenizer, args.run / "text.json")
+    texts = text_rows(model, prompter, args.run / "text.json")
     things = Things([bank for bank in banks if bank.count])
     if not things.enough:
         log.write(phase="start", warning="too few things for bags: whole scenes from the first step on")

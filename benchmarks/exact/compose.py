@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 RELATIONS = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}
 MOST = 6
 OPTIONS = 4
+T = TypeVar("T")
 
 
 class Draw:
@@ -41,7 +42,7 @@ class Draw:
     def chance(self, share: float) -> bool:
         return bool(self.rng.random() < share)
 
-    def pick(self, choices: Sequence) -> object:
+    def pick(self, choices: Sequence[T]) -> T:
         return choices[int(self.rng.integers(len(choices)))]
 
     def sample(self, choices: Sequence[Any], count: int) -> list[Any]:
@@ -59,14 +60,14 @@ class Draw:
         # A name has at most a few photographs beside its drawings; without help they would be rare.
         return Picture(name, str(self.pick(photographs if photographs and self.chance(0.6) else keys)))
 
-    def actor(self, shows: Picture | Sign, start: Point, end: Point, size: float, **more: object) -> Actor:
+    def actor(self, shows: Picture | Sign, start: Point, end: Point, size: float, **more: Any) -> Actor:
         turned = isinstance(shows, Picture)
         return Actor(
             shows, start, end, size,
             angle_deg=float(self.rng.normal(0, 6 if turned else 3)), flip=turned and self.chance(0.5), **more,
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
 
-    def still(self, shows: Picture | Sign, place: Point, size: float, drift: float = 0.015, **more: object) -> Actor:
+    def still(self, shows: Picture | Sign, place: Point, size: float, drift: float = 0.015, **more: Any) -> Actor:
         """An actor that all but stays where it is."""
         dx, dy = self.rng.normal(0, drift, 2).clip(-2 * drift, 2 * drift)
         return self.actor(
@@ -139,7 +140,7 @@ def mover(draw: Draw, backwards: bool) -> tuple[list[Actor], list[Ask]]:
     span = (0.45 * wide if sideways else 0.45) * draw.uniform(0.75, 1.15)
     second = draw.chance(0.4)
     size = draw.uniform(0.32, 0.4) if second else draw.uniform(0.34, 0.46)
-    lane = (0.24 if sideways else 0.24 * wide) * draw.pick((-1, 1)) if second else 0.0  # type: ignore[operator]
+    lane = (0.24 if sideways else 0.24 * wide) * draw.pick((-1, 1)) if second else 0.0
     began = draw.uniform(0.0, 0.15)
     moves = (began, draw.uniform(0.85, 1.0))
 
@@ -156,7 +157,7 @@ def mover(draw: Draw, backwards: bool) -> tuple[list[Actor], list[Ask]]:
     if second:
         actors.append(crossing(draw.picture(), -1, -lane, size * draw.uniform(0.6, 0.68), None))
     corner = (draw.pick((0.09, 0.91)), draw.pick((0.1, 0.9)))
-    small = draw.still(draw.picture(), (corner[0] * wide, corner[1]), draw.uniform(0.12, 0.16), 0.005)  # type: ignore[operator,arg-type]
+    small = draw.still(draw.picture(), (corner[0] * wide, corner[1]), draw.uniform(0.12, 0.16), 0.005)
     actors.append(small)
     names = [actor.name for actor in actors]
     asks = [draw.ask_name("name", "Which object is the largest?", main.name, names)]
@@ -182,9 +183,9 @@ def pair(draw: Draw, backwards: bool) -> tuple[list[Actor], list[Ask]]:
     drift = draw.rng.uniform(-0.05, 0.05, 2)
     side = draw.pick((-1, 1))
     # The sign's strip lies across the line of the two, so they make room for it.
-    aside = 0.13 * side  # type: ignore[operator]
+    aside = 0.13 * side
     centre = (wide / 2 - (0 if dx else aside * wide), 0.5 - (aside if dx else 0))
-    sign_at = (centre[0] + (0 if dx else side * 0.36 * wide), centre[1] + (side * 0.36 if dx else 0))  # type: ignore[operator]
+    sign_at = (centre[0] + (0 if dx else side * 0.36 * wide), centre[1] + (side * 0.36 if dx else 0))
     colours = draw.sample(tuple(TINTS), OPTIONS)
     dyed = draw.chance(0.8)
     actors = []
@@ -242,14 +243,14 @@ def sequence(draw: Draw, backwards: bool) -> tuple[list[Actor], list[Ask]]:
     asks = []
     for text, answer in (("Which object appears first?", first), ("Which object appears last?", last)):
         asks.append(draw.ask_name("order", text, answer, names))
-    place = (draw.pick((0.1, 0.9)) * wide, draw.pick((0.12, 0.88)))  # type: ignore[operator]
+    place = (draw.pick((0.1, 0.9)) * wide, draw.pick((0.12, 0.88)))
     if draw.chance(0.6):
-        small = draw.still(draw.picture(), place, draw.uniform(0.12, 0.16), 0.005)  # type: ignore[arg-type]
+        small = draw.still(draw.picture(), place, draw.uniform(0.12, 0.16), 0.005)
         actors.append(small)
         text = "Which object is the small one near the corner?"
         asks.append(draw.ask_name("small", text, small.name, [small.name, *names[:2]]))
     else:
-        sign, read = draw.sign((wide / 2, float(place[1])))  # type: ignore[arg-type]
+        sign, read = draw.sign((wide / 2, float(place[1])))
         actors.append(sign)
         asks.append(read)
     return actors, asks

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from benchmarks.exact.material import Material
 from benchmarks.exact.scene import Actor, ExactScene, Look, Patch, Picture, Sign
 from benchmarks.exact.words import TINTS
+from benchmarks.scenes.render import Times
 
 BACKDROP_SCALE = 1.16
 SIGN_HEIGHT = 96
@@ -92,7 +93,7 @@ class Artist:
     def frames(
         self,
         scene: ExactScene,
-        times: Sequence[float],
+        times: Times,
         height: int,
         slots: Sequence[str | Look] = (),
         cells: int = 8,
@@ -111,7 +112,8 @@ class Artist:
             )
             canvas = backdrop.crop((left, top, left + width, top + height))
             for piece, patch in scraps:
-                canvas.paste(piece, tuple(round(at * height - piece.width / 2) for at in patch.at), piece)
+                across, down = (round(at * height - piece.width / 2) for at in patch.at)
+                canvas.paste(piece, (across, down), piece)
             masks = {slot: Image.new("L", (width, height)) for slot in slots}
             for actor, picture in zip(scene.actors, pictures, strict=True):
                 if actor.seen(time):

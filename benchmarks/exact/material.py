@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Sized
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -142,7 +143,7 @@ def gather(assets: Path, out: Path) -> dict[str, int]:
     for stem in TEXTURES:
         shutil.copyfile(assets / "skimage/data" / f"{stem}.png", out / "textures" / f"{stem}.png")
     save_sea(assets / "vide/package/examples/video/ocean.mp4", out / "textures")
-    index = {
+    index: dict[str, Sized] = {
         "cutouts": _write_cutouts(cutouts, out / "cutouts"),
         "backgrounds": _write_photographs(assets, PHOTOGRAPHS, out / "backgrounds"),
         "fonts": fonts,

@@ -22,7 +22,7 @@ OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 def _movers(draw: Draw) -> list[tuple[Actor, str]]:
     """One thing in each lane, all along the same axis, each its own way."""
     wide = draw.aspect
-    sideways, lanes = draw.chance(0.5), int(draw.pick(LANES))  # type: ignore[call-overload]
+    sideways, lanes = draw.chance(0.5), int(draw.pick(LANES))
     across, along = (1.0, wide) if sideways else (wide, 1.0)
     found = []
     for lane in range(lanes):
@@ -42,7 +42,7 @@ def _movers(draw: Draw) -> list[tuple[Actor, str]]:
 
 def _turns(draw: Draw) -> list[Actor]:
     """Things in columns that are seen one after another, in the order of the list."""
-    count = int(draw.pick(LANES))  # type: ignore[call-overload]
+    count = int(draw.pick(LANES))
     columns = draw.sample(range(count), count)
     actors = []
     for turn in range(count):

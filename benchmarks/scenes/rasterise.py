@@ -12,6 +12,7 @@ import argparse
 import json
 import subprocess
 import tempfile
+from collections.abc import Container
 from pathlib import Path
 
 from PIL import Image
@@ -28,7 +29,7 @@ def codepoints(emoji: str) -> str:
     return "-".join(f"{ord(char):x}" for char in emoji)
 
 
-def spelling(emoji: str, known) -> str | None:
+def spelling(emoji: str, known: Container[str]) -> str | None:
     """How a source spells this emoji: packages disagree on the variation selector. None if it lacks it."""
     full = codepoints(emoji)
     return next(

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageFilter
 
 from benchmarks.scenes.compose import COLOURS, TEXTURED, Placed, Scene
@@ -19,6 +20,8 @@ BACKDROP_SCALE = 1.25
 PAN_SPEED = 8
 
 Textures = Mapping[str, Sequence[np.ndarray]]
+#: When a scene is looked at, 0 to 1.
+Times = Sequence[float] | np.ndarray
 
 
 def load_textures(folder: Path) -> dict[str, list[np.ndarray]]:
@@ -37,7 +40,7 @@ def smooth_noise(rng: np.random.Generator, side: int, cells: int) -> np.ndarray:
     return np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32) / 255
 
 
-def _mix(first, second, weight: np.ndarray) -> np.ndarray:
+def _mix(first: ArrayLike, second: ArrayLike, weight: np.ndarray) -> np.ndarray:
     return np.asarray(first, np.float32) * (1 - weight[..., None]) + np.asarray(second, np.float32) * weight[..., None]
 
 
@@ -47,9 +50,10 @@ def draw_background(scene: Scene, side: int, textures: Textures) -> np.ndarray:
     colour = np.array(COLOURS[scene.colour], np.float32)
     accent = np.array(list(COLOURS.values())[rng.integers(len(COLOURS))], np.float32)
     rows = np.linspace(0, 1, side, dtype=np.float32)[:, None] * np.ones((1, side), np.float32)
+    canvas: np.ndarray
     kind = scene.background
     if kind in textures:
-        source = textures[kind][rng.integers(len(textures[kind]))]
+        source = textures[kind][int(rng.integers(len(textures[kind])))]
         height, width = source.shape[:2]
         crop = int(min(height, width) * rng.uniform(0.5, 1.0))
         top, left = rng.integers(height - crop + 1), rng.integers(width - crop + 1)
@@ -121,9 +125,7 @@ def _paste(canvas: Image.Image, placed: Placed, mask: Image.Image) -> None:
     mask.paste(image.getchannel("A"), corner, image.getchannel("A"))
 
 
-def render(
-    scene: Scene, times: Sequence[float], side: int, textures: Textures, cells: int = 8
-) -> tuple[np.ndarray, np.ndarray]:
+def render(scene: Scene, times: Times, side: int, textures: Textures, cells: int = 8) -> tuple[np.ndarray, np.ndarray]:
     """Frames `[times, side, side, 3]` uint8, and the share of each cell that the main and the other object
     cover: `[times, 2, cells, cells]` float32."""
     backdrop = draw_background(scene, round(side * BACKDROP_SCALE), textures)

@@ -240,11 +240,8 @@ PLURAL_NAMES = frozenset({"grapes", "cherries", "scissors", "glasses"})
 
 def read_table(table: str = _TABLE) -> tuple[ObjectName, ...]:
     """Every object name with at least one picture, in the order of the table."""
-    rows = [
-        [cell.split() if index else cell.strip() for index, cell in enumerate(line.split("|"))]
-        for line in table.strip().splitlines()
-    ]
-    names = [ObjectName(name, tuple(emoji), tuple(stamps)) for name, emoji, stamps in rows]
+    rows = [line.split("|") for line in table.strip().splitlines()]
+    names = [ObjectName(name.strip(), tuple(emoji.split()), tuple(stamps.split())) for name, emoji, stamps in rows]
     return tuple(entry for entry in names if entry.emoji or entry.stamps)
 
 
