@@ -25,6 +25,8 @@ from benchmarks.exact.words import all_names, plural
 MENTION_LAYERS, ANSWER_LAYERS = (3, 6, 9), (13, 16)
 #: First frame, last frame, all frames: a third of the heads each.
 VIEWS = 3
+#: Numbers that are to be known of what is mentioned.
+KNOWN = 7
 _FAR = -1e9
 _NAMES = frozenset(all_names())
 _ROWS = {word: row for row, word in enumerate(WORDS)}
@@ -57,13 +59,15 @@ class Shown(NamedTuple):
 
 
 class Look(NamedTuple):
-    """From position `at` of a row, heads should look at `wanted` (bool `[VIEWS, length]`), and then know
-    `tint` (-1: none or several) and `ends` `[4]`: where it was first and where last."""
+    """From position `at` of a row, heads should look at `wanted` (bool `[VIEWS, length]`), and then know `tint` (-1:
+    none or several) and `known` `[KNOWN]`: where it was first and where last (x, y), when it was first and last seen
+    (0 is the first frame, 1 the last), and how many units show it in its fullest frame (0: one, 1: all 64;
+    logarithmic)."""
 
     at: int
     wanted: torch.Tensor
     tint: int
-    ends: torch.Tensor
+    known: torch.Tensor
 
 
 def _forms() -> dict[str, tuple[str, int]]:
@@ -112,8 +116,11 @@ def looks(mentions: Sequence[Mention], shown: Shown, positions: torch.Tensor, le
         for view, at in zip(wanted, views, strict=True):
             view[positions[at]] = True
         tints = shown.tints[match].unique()
-        ends = torch.cat([shown.places[view].mean(0) for view in views[:2]])
-        found.append(Look(mention.at, wanted, int(tints[0]) if len(tints) == 1 else -1, ends))
+        places = torch.cat([shown.places[view].mean(0) for view in views[:2]])
+        when = torch.stack([frames.min(), frames.max()]) / shown.frames.max().clamp(min=1)
+        much = (frames.bincount().max().log2() / 6)[None]
+        known = torch.cat([places, when, much])
+        found.append(Look(mention.at, wanted, int(tints[0]) if len(tints) == 1 else -1, known))
     return found
 
 
@@ -122,7 +129,7 @@ def look_back(at: int, words: Sequence[int], length: int) -> Look:
     wanted = torch.zeros(VIEWS, length, dtype=torch.bool)
     for view, chosen in zip(wanted, (words[:1], words[-1:], words), strict=True):
         view[list(chosen)] = True
-    return Look(at, wanted, -1, torch.zeros(4))
+    return Look(at, wanted, -1, torch.zeros(KNOWN))
 
 
 class Guide:

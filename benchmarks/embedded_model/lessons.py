@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.embedded_model.data import add_noise
-from benchmarks.embedded_model.guide import MENTION_LAYERS, Guide, Look, Shown
+from benchmarks.embedded_model.guide import KNOWN, MENTION_LAYERS, Guide, Look, Shown
 from benchmarks.embedded_model.model import EOS_ID, IGNORE, Batch, CaptionModel
 from benchmarks.embedded_model.sets import PHOTOGRAPH
 from benchmarks.embedded_model.units import BACKDROP_ROWS, TINT_WORDS, WORDS, UnitTargets
@@ -52,8 +52,8 @@ class Lessons(nn.Module):
         AttentionInterface.register("guided", self.guide)
         AttentionMaskInterface.register("guided", sdpa_mask)
         model.lm.set_attn_implementation("guided")
-        # Which tint, and where first and last.
-        self.probe = nn.Linear(model.lm.config.hidden_size, len(TINT_WORDS) + 4)
+        # Which tint, and the numbers.
+        self.probe = nn.Linear(model.lm.config.hidden_size, len(TINT_WORDS) + KNOWN)
         self._known: list[torch.Tensor] = []
         model.lm.model.layers[max(MENTION_LAYERS) + 1].register_forward_hook(self._keep)
 
@@ -104,8 +104,8 @@ class Lessons(nn.Module):
         )
         said = self.probe(hidden.float())
         tints = torch.tensor([look.tint for wanted in looks for look in wanted], device=said.device)
-        ends = torch.stack([look.ends for wanted in looks for look in wanted]).to(said.device)
-        loss = 2 * functional.mse_loss(said[:, len(TINT_WORDS) :], ends)
+        known = torch.stack([look.known for wanted in looks for look in wanted]).to(said.device)
+        loss = 0.5 * KNOWN * functional.mse_loss(said[:, len(TINT_WORDS) :], known)
         if (tints >= 0).any():
             loss = loss + functional.cross_entropy(said[:, : len(TINT_WORDS)], tints, ignore_index=-1)
         return loss

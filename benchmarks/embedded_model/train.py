@@ -29,7 +29,7 @@ from benchmarks.embedded_model.course import Course
 from benchmarks.embedded_model.data import FeatureBank, Prompter, draw_units
 from benchmarks.embedded_model.features import check_tower
 from benchmarks.embedded_model.guide import finder
-from benchmarks.embedded_model.lessons import GUIDE_WEIGHT, UNIT_WEIGHT, Lessons
+from benchmarks.embedded_model.lessons import GUIDE_WEIGHT, PROBE_WEIGHT, UNIT_WEIGHT, Lessons
 from benchmarks.embedded_model.model import EOS_ID, Batch, CaptionModel, frozen_dtype, load_projector
 from benchmarks.embedded_model.run_files import Log, Means, load_tokenizer, save_atomically
 from benchmarks.embedded_model.things import Things
@@ -162,6 +162,7 @@ def caption(lessons: Lessons, course: Course, banks: Sequence[FeatureBank], args
         if batch.units is not None:
             read = "imagined" if imagined else "real"
             means.add(**{read: float(losses.answers.detach()), "guide": float(losses.guide.detach()) / GUIDE_WEIGHT})
+            means.add(probe=float(losses.probe.detach()) / PROBE_WEIGHT)
             for kind, likely in losses.likely:
                 means.add(**{f"{kind}, {read}": likely})
         if step % 25 == 0:

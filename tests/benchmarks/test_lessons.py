@@ -241,7 +241,10 @@ def test_heads_are_told_the_first_the_last_and_all_units(reading, prompter):
         [visual[1]], [visual[4], visual[5]], [visual[1], visual[4], visual[5]]
     ]  # fmt: skip
     assert fox.tint == units.TINT_WORDS.index("red")
-    assert fox.ends[2:].tolist() == pytest.approx([(things.centres(np.array([3, 5])).mean(0))[axis] for axis in (0, 1)])
+    last = things.centres(np.array([3, 5])).mean(0).tolist()
+    assert fox.known[2:].tolist() == pytest.approx([*last, 0, 1, 1 / 6]), (
+        "seen from first to last, in two units at most"
+    )
     # The answer "dog" looks at the dog; "right" and the number look back at the fox and the dogs of their questions.
     right, one, dog = answered
     assert [prompter.tokenizer.decode(row.ids[look.at + 1]) for look in answered] == ["right", "1", "dog"]
