@@ -102,7 +102,8 @@ class Lessons(nn.Module):
                 if wanted
             ]
         )
-        said = self.probe(hidden.float())
+        # A few channels of a language model are hundreds of times larger than the others.
+        said = self.probe(functional.layer_norm(hidden.float(), hidden.shape[-1:]))
         tints = torch.tensor([look.tint for wanted in looks for look in wanted], device=said.device)
         known = torch.stack([look.known for wanted in looks for look in wanted]).to(said.device)
         loss = 0.5 * KNOWN * functional.mse_loss(said[:, len(TINT_WORDS) :], known)
