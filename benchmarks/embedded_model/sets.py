@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.exact.build import TEST_SEED
+from benchmarks.exact.build import DEVELOPMENT_SEED
 from benchmarks.exact.collage import SLOTS, compose_still
 from benchmarks.exact.compose import compose as compose_exact
 from benchmarks.exact.draw import Artist
@@ -109,8 +109,8 @@ class ExactSet(SceneSet):
         return 0.3, 0.2, 0.5, 0.0
 
     def scene(self, material: Path, seed: int) -> ExactScene:
-        if seed >= TEST_SEED:
-            raise ValueError(f"{self.name}: training scenes have seeds below {TEST_SEED}")
+        if seed >= DEVELOPMENT_SEED:
+            raise ValueError(f"{self.name}: training scenes have seeds below {DEVELOPMENT_SEED}")
         return self._composed(seed, _material(material).palette("train"))
 
     def twin(self, material: Path, seed: int) -> ExactScene | None:

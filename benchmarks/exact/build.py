@@ -5,6 +5,8 @@
 Half of the clips show cut-outs that training sees (group `seen`), half show held-out ones (`held_out`); photographs,
 fonts, sign texts and compositions are new in both. Writes `DIR/clips/*.mp4` and `DIR/questions.jsonl`. What exists
 already is kept. `--arrays` writes frames (`.npy`) instead of files, for a machine without a video codec.
+`--development` writes scenes of the training split that no training set contains: to see how far a run has come, and to
+choose between runs, without looking at the test.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from benchmarks.scenes.render import write_mp4
 
 #: Seeds from here on are test seeds; training stays below.
 TEST_SEED = 50_000_000
+DEVELOPMENT_SEED = 40_000_000
 GROUPS = {"seen": False, "held_out": True}
+DEVELOPMENT = "development"
 HEIGHT, FPS, SECONDS, FRAMES = 288, 10, 4, 8
 #: One clip in so many is also described freely.
 CAPTION_EVERY = 7
@@ -38,6 +42,11 @@ def test_scene(material: Material, number: int) -> tuple[str, ExactScene]:
     group = list(GROUPS)[number // 4 % len(GROUPS)]
     scene = compose(TEST_SEED + number, material.palette("test", GROUPS[group]))
     return group, scene
+
+
+def development_scene(material: Material, number: int) -> tuple[str, ExactScene]:
+    """Clip `number` of the development set: photographs, cut-outs and fonts of training in scenes of their own."""
+    return DEVELOPMENT, compose(DEVELOPMENT_SEED + number, material.palette("train"))
 
 
 def asked(scene: ExactScene, number: int) -> ExactScene:
@@ -55,13 +64,15 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=760)
     parser.add_argument("--style", choices=["words", "letters"], default="words")
     parser.add_argument("--arrays", action="store_true", help="frames as .npy files instead of H.264")
+    parser.add_argument("--development", action="store_true", help="new scenes of the training split, not the test")
     args = parser.parse_args()
     material = Material(args.material)
+    scene_of = development_scene if args.development else test_scene
     artist, ending = Artist(material), "npy" if args.arrays else "mp4"
     (args.out / "clips").mkdir(parents=True, exist_ok=True)
     rows, started = [], time.perf_counter()
     for number in range(args.clips):
-        group, scene = test_scene(material, number)
+        group, scene = scene_of(material, number)
         file = args.out / "clips" / f"{scene.seed}.{ending}"
         if not file.is_file():
             aside = file.with_suffix(f".part.{ending}")
@@ -77,7 +88,7 @@ def main() -> None:
             print(f"{number + 1} clips, {time.perf_counter() - started:.0f} s", flush=True)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (args.out / "questions.jsonl").write_text(text, encoding="utf-8")
-    for group in GROUPS:
+    for group in dict.fromkeys(row["group"] for row in rows):
         print(group, dict(sorted(Counter(row["kind"] for row in rows if row["group"] == group).items())))
     print(f"{sum('choices' in row for row in rows)} questions with options, {len(rows)} in all")
 

@@ -199,9 +199,9 @@ def test_nothing_leaks_between_the_splits(material):
     assert set(train.texts) & set(held.texts) == set(words.SIGN_NUMBERS)
     trained = [entry for entry in sets.SETS.values() if isinstance(entry, sets.ExactSet)]
     assert trained
-    assert all(entry.seeds.stop <= build.TEST_SEED for entry in trained)
+    assert all(entry.seeds.stop <= build.DEVELOPMENT_SEED < build.TEST_SEED for entry in trained)
     with pytest.raises(ValueError, match="seeds below"):
-        trained[0].scene(material.folder, build.TEST_SEED)
+        trained[0].scene(material.folder, build.DEVELOPMENT_SEED)
     ranges = sorted((entry.seeds.start, entry.seeds.stop) for entry in sets.SETS.values())
     assert all(end <= start for (_, end), (start, _) in pairwise(ranges))
 
@@ -256,3 +256,10 @@ def test_built_files_are_videos_with_their_questions(material, tmp_path, monkeyp
     build.main()
     (question, *_) = read_questions(arrays / "questions.jsonl")
     assert clip_loader(arrays, SimpleNamespace(family="any"), 8)(question.video).frames.shape[0] == 8
+
+    development = tmp_path / "development"
+    monkeypatch.setattr("sys.argv", [*argv[:4], str(development), "--clips", "2", "--arrays", "--development"])
+    build.main()
+    assert {question.group for question in read_questions(development / "questions.jsonl")} == {"development"}
+    shown = build.development_scene(material, 0)[1]
+    assert shown.camera.background in material.palette("train").backgrounds
