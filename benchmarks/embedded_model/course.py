@@ -19,6 +19,8 @@ from benchmarks.embedded_model.sets import FACTS_SHARE
 TEXT_SHARE, TEXT_ROWS = 0.03, 8
 #: Longer rows cost more in masks than they save in padding.
 ROW_TOKENS = 1000
+#: A clip of eight whole frames takes 560: a shorter row would hold one question about it.
+SCENE_TOKENS = 800
 
 
 class Mix(NamedTuple):
@@ -50,7 +52,7 @@ class Course:
         banks, shares: what scenes are drawn from, how often.
         bags: of the things of all; None if there are too few, then all is scenes.
         texts: `(prompt ids, answer ids)` without anything to see.
-        tokens: in a batch, about.
+        tokens: in a batch, about; scenes take SCENE_TOKENS at least.
     """
 
     def __init__(
@@ -78,11 +80,11 @@ class Course:
             level = min(len(LEVELS) - 1, int(now.level + rng.random()))
             stated = bool(rng.random() < FACTS_SHARE)
             imagined = bool(rng.random() < now.imagined)
-            return self._rows(lambda: bag_reading(bags, level, stated, rng)), imagined
+            return self._rows(lambda: bag_reading(bags, level, stated, rng), self.tokens), imagined
         bank = self.banks[rng.choice(len(self.banks), p=self.shares)]
-        return self._rows(lambda: scene_reading(bank, rng)), False
+        return self._rows(lambda: scene_reading(bank, rng), max(self.tokens, SCENE_TOKENS)), False
 
-    def _rows(self, draw: Callable[[], Reading]) -> Batch:
-        count = max(1, self.tokens // ROW_TOKENS)
-        budget = min(self.tokens, ROW_TOKENS)
+    def _rows(self, draw: Callable[[], Reading], tokens: int) -> Batch:
+        count = max(1, tokens // ROW_TOKENS)
+        budget = min(tokens, ROW_TOKENS)
         return join([pack(draw, self.prompter, self.mentions, budget) for _ in range(count)])

@@ -354,15 +354,22 @@ def test_a_step_always_draws_the_same_batch(bank, drawer, prompter, monkeypatch)
     texts = [([7, number], [9]) for number in range(10)]
     mentions = guide.finder(prompter.tokenizer)
     plan = course.Course([bank], [1.0], drawer, prompter, mentions, texts, 300)
-    monkeypatch.setattr(course, "scene_reading", lambda bank, rng: readings.bag_reading(drawer, 0, True, rng))
+    whole = []
+
+    def scene(_bank, rng):
+        whole.append(True)
+        return readings.bag_reading(drawer, 0, True, rng)
+
+    monkeypatch.setattr(course, "scene_reading", scene)
     imagined = []
     for step in range(30):
+        whole.clear()
         first, again = (plan.batch(np.random.default_rng([7, 2, step]), step / 30) for _ in range(2))
         assert torch.equal(first[0].ids, again[0].ids)
         if first[0].units is not None:
             assert torch.equal(first[0].units, again[0].units)
             assert (first[0].ids == IMAGE_ID).sum() == len(first[0].units) == len(first[0].shown.words)
-            assert first[0].ids.shape[1] <= 300
+            assert first[0].ids.shape[1] <= (course.SCENE_TOKENS if whole else 300)
             assert (first[0].labels == EOS_ID).any()
         imagined.append(first[1])
     without = course.Course([bank], [1.0], None, prompter, mentions, texts, 300)
