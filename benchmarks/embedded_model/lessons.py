@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,12 +13,14 @@ from torch.nn import functional
 
 from benchmarks.embedded_model.data import add_noise
 from benchmarks.embedded_model.guide import KNOWN, MENTION_LAYERS, Guide, Look, Shown
-from benchmarks.embedded_model.model import EOS_ID, IGNORE, Batch, CaptionModel
+from benchmarks.embedded_model.model import EOS_ID, IGNORE, IMAGE_ID, Batch, CaptionModel
 from benchmarks.embedded_model.sets import PHOTOGRAPH
 from benchmarks.embedded_model.units import BACKDROP_ROWS, TINT_WORDS, WORDS, UnitTargets
 
 #: Beside the answers.
 UNIT_WEIGHT, GUIDE_WEIGHT, PROBE_WEIGHT = 0.1, 0.3, 0.3
+#: Behind which layers visual tokens are to know their frame, of so many, and words what is known of them.
+FRAME_LAYER, FRAMES, KNOWN_LAYER = MENTION_LAYERS[1] - 1, 8, MENTION_LAYERS[-1] + 1
 #: Ending an answer is learned at once and counts for little.
 END_WEIGHT = 0.1
 #: Of imagined units: how many show another word than they should, and noise as a share of their length.
@@ -52,13 +55,15 @@ class Lessons(nn.Module):
         AttentionInterface.register("guided", self.guide)
         AttentionMaskInterface.register("guided", sdpa_mask)
         model.lm.set_attn_implementation("guided")
-        # Which tint, and the numbers.
-        self.probe = nn.Linear(model.lm.config.hidden_size, len(TINT_WORDS) + KNOWN)
-        self._known: list[torch.Tensor] = []
-        model.lm.model.layers[max(MENTION_LAYERS) + 1].register_forward_hook(self._keep)
+        width = model.lm.config.hidden_size
+        # Of a word that is mentioned: which tint, and the numbers. Of a visual token: in which frame it is.
+        self.probe = nn.ModuleDict({"mention": nn.Linear(width, len(TINT_WORDS) + KNOWN), "frame": nn.Linear(width, 1)})
+        self._hidden: dict[int, torch.Tensor] = {}
+        for layer in (FRAME_LAYER, KNOWN_LAYER):
+            model.lm.model.layers[layer].register_forward_hook(partial(self._keep, layer))
 
-    def _keep(self, _module: nn.Module, _given: object, out: Any) -> None:
-        self._known = [out[0] if isinstance(out, tuple) else out]
+    def _keep(self, layer: int, _module: nn.Module, _given: object, out: Any) -> None:
+        self._hidden[layer] = out[0] if isinstance(out, tuple) else out
 
     def losses(self, batch: Batch, rng: np.random.Generator, imagined: bool = False) -> Losses:
         """Of one batch; `imagined`: its units are what the projector should make of them, blurred."""
@@ -79,7 +84,7 @@ class Lessons(nn.Module):
             answers,
             UNIT_WEIGHT * units,
             GUIDE_WEIGHT * self.guide.loss(answers),
-            PROBE_WEIGHT * self._probe([mentions for mentions, _ in looks]),
+            PROBE_WEIGHT * (self._mentions([mentions for mentions, _ in looks]) + self._frames(batch)),
             likelihoods(tokens.detach(), labels, batch.kinds),
         )
 
@@ -92,18 +97,32 @@ class Lessons(nn.Module):
         loss, _, _ = self.targets.loss(visual[taught], found, shown.places[taught])
         return loss
 
-    def _probe(self, looks: list[list[Look]]) -> torch.Tensor:
-        if not any(looks):
-            return self.probe.weight.new_zeros(())
-        hidden = torch.cat(
-            [
-                self._known[0][row, torch.tensor([look.at for look in wanted], device=self.probe.weight.device)]
-                for row, wanted in enumerate(looks)
-                if wanted
-            ]
-        )
+    def _read(self, probe: str, hidden: torch.Tensor) -> torch.Tensor:
         # A few channels of a language model are hundreds of times larger than the others.
-        said = self.probe(functional.layer_norm(hidden.float(), hidden.shape[-1:]))
+        said: torch.Tensor = self.probe[probe](functional.layer_norm(hidden.float(), hidden.shape[-1:]))
+        return said
+
+    def _frames(self, batch: Batch) -> torch.Tensor:
+        """Units say nothing of time, only the text between frames does."""
+        if batch.shown is None:
+            return self._hidden[FRAME_LAYER].new_zeros(())
+        said = self._read("frame", self._hidden[FRAME_LAYER][batch.ids == IMAGE_ID])
+        return functional.mse_loss(said[:, 0], batch.shown.frames / FRAMES)
+
+    def _mentions(self, looks: list[list[Look]]) -> torch.Tensor:
+        hidden = self._hidden[KNOWN_LAYER]
+        if not any(looks):
+            return hidden.new_zeros(())
+        said = self._read(
+            "mention",
+            torch.cat(
+                [
+                    hidden[row, torch.tensor([look.at for look in wanted], device=hidden.device)]
+                    for row, wanted in enumerate(looks)
+                    if wanted
+                ]
+            ),
+        )
         tints = torch.tensor([look.tint for wanted in looks for look in wanted], device=said.device)
         known = torch.stack([look.known for wanted in looks for look in wanted]).to(said.device)
         loss = 0.5 * KNOWN * functional.mse_loss(said[:, len(TINT_WORDS) :], known)
