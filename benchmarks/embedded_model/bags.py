@@ -241,12 +241,13 @@ class Bags:
 def picked(
     things: Things, frame: Sequence[int], level: int, rng: np.random.Generator, even: bool = False
 ) -> tuple[np.ndarray, ...]:
-    """One frame of a bag in reading order: units `[n, 1536]`, words, tints and unit numbers (rows first) `[n]`."""
+    """One frame of a bag in reading order: units `[n, 1536]`, words, tints, unit numbers (rows first) and whether each
+    unit is the first of its thing `[n]`."""
     _, most, _, _, _, bare = LEVELS[level]
     alike = 1 + int(rng.integers(most)) if even else 0
     chosen = [things.all[index] for index in frame]
     chosen += [things.bare[index] for index in rng.integers(len(things.bare), size=bare)]
-    units, words, tints, numbers = [], [], [], []
+    units, words, tints, numbers, starts = [], [], [], [], []
     for thing in chosen:
         wanted = 1 if thing.bare else alike or 1 + int(rng.integers(most))
         at = np.sort(rng.permutation(thing.at)[:wanted])
@@ -254,6 +255,7 @@ def picked(
         words += [thing.word] * len(at)
         tints += [thing.tint] * len(at)
         numbers += at.tolist()
+        starts += [not thing.bare, *[False] * (len(at) - 1)]
     order = np.lexsort((rng.random(len(numbers)), numbers))
-    arrays = (np.concatenate(units), np.array(words), np.array(tints), np.array(numbers))
+    arrays = (np.concatenate(units), np.array(words), np.array(tints), np.array(numbers), np.array(starts))
     return tuple(array[order] for array in arrays)

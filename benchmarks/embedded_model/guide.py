@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.embedded_model.units import TINT_WORDS, WORDS
+from benchmarks.exact.compose import MOST
 from benchmarks.exact.words import all_names, plural
 
 #: Layers whose heads look from words to what they name, and from where an answer begins to what it will name.
@@ -26,7 +27,7 @@ MENTION_LAYERS, ANSWER_LAYERS = (3, 6, 9), (13, 16)
 #: First frame, last frame, all frames: a third of the heads each.
 VIEWS = 3
 #: Numbers that are to be known of what is mentioned.
-KNOWN = 7
+KNOWN = 8
 _FAR = -1e9
 _NAMES = frozenset(all_names())
 _ROWS = {word: row for row, word in enumerate(WORDS)}
@@ -44,12 +45,13 @@ class Mention(NamedTuple):
 
 class Shown(NamedTuple):
     """What the visual tokens of a reading show: rows of WORDS and TINT_WORDS (-1: none, or unknown) `[n]`, their frames
-    `[n]`, their centres `[n, 2]`."""
+    `[n]`, their centres `[n, 2]`, and whether each is the first of its thing in its frame, bool `[n]`."""
 
     words: torch.Tensor
     tints: torch.Tensor
     frames: torch.Tensor
     places: torch.Tensor
+    starts: torch.Tensor
 
     def match(self, mention: Mention) -> torch.Tensor:
         """The tokens that show what is mentioned: bool `[n]`."""
@@ -61,8 +63,8 @@ class Shown(NamedTuple):
 class Look(NamedTuple):
     """From position `at` of a row, heads should look at `wanted` (bool `[VIEWS, length]`), and then know `tint` (-1:
     none or several) and `known` `[KNOWN]`: where it was first and where last (x, y), when it was first and last seen
-    (0 is the first frame, 1 the last), and how many units show it in its fullest frame (0: one, 1: all 64;
-    logarithmic)."""
+    (0 is the first frame, 1 the last), how many units show it in its fullest frame (0: one, 1: all 64;
+    logarithmic), and how many of it there are at once (1: MOST)."""
 
     at: int
     wanted: torch.Tensor
@@ -119,7 +121,8 @@ def looks(mentions: Sequence[Mention], shown: Shown, positions: torch.Tensor, le
         places = torch.cat([shown.places[view].mean(0) for view in views[:2]])
         when = torch.stack([frames.min(), frames.max()]) / shown.frames.max().clamp(min=1)
         much = (frames.bincount().max().log2() / 6)[None]
-        known = torch.cat([places, when, much])
+        many = (frames.bincount(shown.starts[match].float()).max() / MOST)[None]
+        known = torch.cat([places, when, much, many])
         found.append(Look(mention.at, wanted, int(tints[0]) if len(tints) == 1 else -1, known))
     return found
 

@@ -20,7 +20,7 @@ from benchmarks.embedded_model.units import BACKDROP_ROWS, TINT_WORDS, WORDS, Un
 #: Beside the answers.
 UNIT_WEIGHT, GUIDE_WEIGHT, PROBE_WEIGHT = 0.1, 0.3, 0.3
 #: Behind which layers visual tokens are to know their frame, of so many, and words what is known of them.
-FRAME_LAYER, FRAMES, KNOWN_LAYER = MENTION_LAYERS[1] - 1, 8, MENTION_LAYERS[-1] + 1
+UNIT_LAYER, FRAMES, KNOWN_LAYER = MENTION_LAYERS[1] - 1, 8, MENTION_LAYERS[-1] + 1
 #: Ending an answer is learned at once and counts for little.
 END_WEIGHT = 0.1
 #: Of imagined units: how many show another word than they should, and noise as a share of their length.
@@ -56,10 +56,11 @@ class Lessons(nn.Module):
         AttentionMaskInterface.register("guided", sdpa_mask)
         model.lm.set_attn_implementation("guided")
         width = model.lm.config.hidden_size
-        # Of a word that is mentioned: which tint, and the numbers. Of a visual token: in which frame it is.
-        self.probe = nn.ModuleDict({"mention": nn.Linear(width, len(TINT_WORDS) + KNOWN), "frame": nn.Linear(width, 1)})
+        # Of a word that is mentioned: which tint, and the numbers. Of a visual token: in which frame it is, and whether
+        # it is the first of its thing there, so that things can be counted.
+        self.probe = nn.ModuleDict({"mention": nn.Linear(width, len(TINT_WORDS) + KNOWN), "unit": nn.Linear(width, 2)})
         self._hidden: dict[int, torch.Tensor] = {}
-        for layer in (FRAME_LAYER, KNOWN_LAYER):
+        for layer in (UNIT_LAYER, KNOWN_LAYER):
             model.lm.model.layers[layer].register_forward_hook(partial(self._keep, layer))
 
     def _keep(self, layer: int, _module: nn.Module, _given: object, out: Any) -> None:
@@ -84,7 +85,7 @@ class Lessons(nn.Module):
             answers,
             UNIT_WEIGHT * units,
             GUIDE_WEIGHT * self.guide.loss(answers),
-            PROBE_WEIGHT * (self._mentions([mentions for mentions, _ in looks]) + self._frames(batch)),
+            PROBE_WEIGHT * (self._mentions([mentions for mentions, _ in looks]) + self._units_know(batch)),
             likelihoods(tokens.detach(), labels, batch.kinds),
         )
 
@@ -102,12 +103,13 @@ class Lessons(nn.Module):
         said: torch.Tensor = self.probe[probe](functional.layer_norm(hidden.float(), hidden.shape[-1:]))
         return said
 
-    def _frames(self, batch: Batch) -> torch.Tensor:
-        """Units say nothing of time, only the text between frames does."""
+    def _units_know(self, batch: Batch) -> torch.Tensor:
+        """Units say nothing of time, only the text between frames does; nor of which of them show one thing."""
         if batch.shown is None:
-            return self._hidden[FRAME_LAYER].new_zeros(())
-        said = self._read("frame", self._hidden[FRAME_LAYER][batch.ids == IMAGE_ID])
-        return functional.mse_loss(said[:, 0], batch.shown.frames / FRAMES)
+            return self._hidden[UNIT_LAYER].new_zeros(())
+        when, first = self._read("unit", self._hidden[UNIT_LAYER][batch.ids == IMAGE_ID]).unbind(-1)
+        started = functional.binary_cross_entropy_with_logits(first, batch.shown.starts.float())
+        return functional.mse_loss(when, batch.shown.frames / FRAMES) + started
 
     def _mentions(self, looks: list[list[Look]]) -> torch.Tensor:
         hidden = self._hidden[KNOWN_LAYER]

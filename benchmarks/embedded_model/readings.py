@@ -11,7 +11,7 @@ from benchmarks.embedded_model.bags import Bags, picked
 from benchmarks.embedded_model.data import FACTS, QUESTIONS, WINDOWS, FeatureBank, pool
 from benchmarks.embedded_model.guide import Shown
 from benchmarks.embedded_model.sets import FACTS_SHARE, OPEN_SHARE, ExactSet, questions, statements
-from benchmarks.embedded_model.things import centres
+from benchmarks.embedded_model.things import centres, starts
 from benchmarks.embedded_model.units import is_backdrop, places, pooled
 from benchmarks.exact.facts import Fact
 from benchmarks.exact.questions import prompt
@@ -53,11 +53,11 @@ def bag_reading(bags: Bags, level: int, stated: bool, rng: np.random.Generator) 
         if facts or asks:
             break
     parts = [picked(bags.things, frame, level, rng, bag.even) for frame in bag.frames]
-    units, words, tints, numbers = (np.concatenate(part) for part in zip(*parts, strict=True))
+    units, words, tints, numbers, first = (np.concatenate(part) for part in zip(*parts, strict=True))
     frames = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
     where = torch.from_numpy(centres(numbers))
     said_of, tinted, framed = (torch.from_numpy(part).long() for part in (words, tints, frames))
-    shown = Shown(said_of, tinted, framed, where)
+    shown = Shown(said_of, tinted, framed, where, torch.from_numpy(first))
     asked = tuple((ask.kind, ask.text if rng.random() < OPEN_SHARE else prompt(ask), ask.answer) for ask in asks)
     image = len(parts) == 1 and rng.random() < 0.5
     spread = numbers if rng.random() < SPREAD_SHARE else None
@@ -84,7 +84,8 @@ def scene_reading(bank: FeatureBank, rng: np.random.Generator) -> Reading:
     found = pooled(bank.labels[index, chosen].cpu(), window)
     count = units.shape[1]
     words, tints = found.reshape(-1, 2).unbind(-1)
-    shown = Shown(words, tints, torch.arange(frames).repeat_interleave(count), places(window).repeat(frames, 1))
+    framed, where = torch.arange(frames).repeat_interleave(count), places(window).repeat(frames, 1)
+    shown = Shown(words, tints, framed, where, torch.from_numpy(starts(found.numpy(), window)))
     units = units.flatten(0, 1)
     if not sparse:
         return Reading(units, shown, None, frames, image, facts, asked)

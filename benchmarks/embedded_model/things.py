@@ -39,19 +39,35 @@ class Thing(NamedTuple):
     bare: bool = False
 
 
+def _cells(mask: np.ndarray) -> set[tuple[int, int]]:
+    return {(int(row), int(column)) for row, column in zip(*np.nonzero(mask), strict=True)}
+
+
 def patches(mask: np.ndarray) -> Iterator[np.ndarray]:
-    """Cells `[8, 8]` bool that touch at an edge, as flat indices in order, a patch at a time."""
-    left = {(int(row), int(column)) for row, column in zip(*np.nonzero(mask), strict=True)}
+    """Cells `[rows, columns]` bool that touch at an edge, as flat indices in order, a patch at a time."""
+    columns, left = mask.shape[1], _cells(mask)
     while left:
         todo, patch = [min(left)], []
         left.remove(todo[0])
         while todo:
             row, column = todo.pop()
-            patch.append(row * SIDE + column)
+            patch.append(row * columns + column)
             near = {(row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)} & left
             left -= near
             todo += near
         yield np.sort(patch)
+
+
+def starts(found: np.ndarray, window: tuple[int, int]) -> np.ndarray:
+    """Whether a unit is the first of its thing, in reading order: labels of frames averaged by `window`,
+    `[frames, units, 2]` -> bool `[frames * units]`."""
+    first = np.zeros(found.shape[:2], bool)
+    for flags, labels in zip(first, found, strict=True):
+        for word, tint in np.unique(labels, axis=0):
+            if word >= 0 and WORDS[word] not in BACKDROPS:
+                same = (labels == (word, tint)).all(-1).reshape(SIDE // window[0], SIDE // window[1])
+                flags[[patch[0] for patch in patches(same)]] = True
+    return first.ravel()
 
 
 def centres(at: np.ndarray) -> np.ndarray:

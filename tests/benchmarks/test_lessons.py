@@ -60,6 +60,18 @@ def test_things_are_patches_that_touch():
     assert [patch.tolist() for patch in things.patches(mask)] == [[0, 1, 2, 10], [19], [63]]
 
 
+def test_each_thing_starts_once():
+    fox, bare = units.WORDS.index("fox"), units.WORDS.index(PHOTOGRAPH)
+    found = np.full((2, 8, 8, 2), -1)
+    found[..., 0] = bare
+    found[0, 1:3, 2:4, 0] = found[0, 1, 6, 0] = fox
+    found[0, 2, 4] = fox, 0
+    first = things.starts(found.reshape(2, 64, 2), (1, 1)).reshape(2, 8, 8)
+    assert np.argwhere(first).tolist() == [[0, 1, 2], [0, 1, 6], [0, 2, 4]]
+    halves = units.pooled(torch.from_numpy(found.reshape(2, 64, 2)), (1, 2)).numpy()
+    assert np.argwhere(things.starts(halves, (1, 2)).reshape(2, 8, 4)).tolist() == [[0, 1, 1], [0, 1, 3], [0, 2, 2]]
+
+
 def test_things_know_what_they_show_and_where(found, bank):
     labels = bank.labels.numpy()
     for index, thing in enumerate(found.all):
@@ -125,7 +137,8 @@ def test_a_frame_of_a_bag_holds_units_of_its_things_in_order(drawer, found, bank
     labels = bank.labels.numpy()
     for level in range(4):
         bag = drawer.draw(level, rng)
-        stored, words, tints, numbers = bags.picked(found, bag.frames[0], level, rng)
+        stored, words, tints, numbers, starts = bags.picked(found, bag.frames[0], level, rng)
+        assert starts.sum() == len(bag.frames[0]), "one for each thing"
         assert (np.diff(numbers) >= 0).all()
         came = stored[:, 0].astype(int)
         assert (labels[came, 0, numbers, 0] == words).all()
@@ -138,7 +151,7 @@ def test_things_that_are_counted_show_equally_much(drawer, found):
     crowds = [bag for bag in (drawer.draw(3, rng) for _ in range(80)) if bag.said[0].kind == "count"]
     shares = set()
     for bag in crowds:
-        _, words, _, _ = bags.picked(found, bag.frames[0], 3, rng, bag.even)
+        _, words, *_ = bags.picked(found, bag.frames[0], 3, rng, bag.even)
         copies = [found.all[at].word for at in bag.frames[0]]
         sizes = {(words == word).sum() / copies.count(word) for word in copies}
         assert len(sizes) == 1, "the same number of units for each"
@@ -158,6 +171,7 @@ def reading() -> readings.Reading:
         torch.tensor([-1, red, -1, -1, red, red, -1, -1]),
         torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]),
         torch.from_numpy(things.centres(numbers)),
+        torch.tensor([0, 1, 1, 0, 1, 1, 1, 0]).bool(),
     )
     generator = torch.Generator().manual_seed(0)
     asked = (
@@ -200,6 +214,10 @@ def test_a_scene_is_read_as_it_is_labelled(material, tmp_path):
             for scene in labelled
         )
         assert np.allclose(shown.places, things.centres(number.numpy()))
+        same = (shown.words[:, None] == shown.words) & (shown.tints[:, None] == shown.tints)
+        across = (number % 8 > 0) & (number == number[:, None] + 1)
+        before = same & (frame[:, None] == frame) & (across | (number == number[:, None] + 8))
+        assert not (shown.starts & before.any(0)).any(), "nothing of the same kind to the left or above"
         kinds.add(("whole" if read.numbers is None else "sparse", backwards))
     assert len(kinds) == 6
 
@@ -242,9 +260,7 @@ def test_heads_are_told_the_first_the_last_and_all_units(reading, prompter):
     ]  # fmt: skip
     assert fox.tint == units.TINT_WORDS.index("red")
     last = things.centres(np.array([3, 5])).mean(0).tolist()
-    assert fox.known[2:].tolist() == pytest.approx([*last, 0, 1, 1 / 6]), (
-        "seen from first to last, in two units at most"
-    )
+    assert fox.known[2:].tolist() == pytest.approx([*last, 0, 1, 1 / 6, 2 / 6]), "first to last, two units, two foxes"
     # The answer "dog" looks at the dog; "right" and the number look back at the fox and the dogs of their questions.
     right, one, dog = answered
     assert [prompter.tokenizer.decode(row.ids[look.at + 1]) for look in answered] == ["right", "1", "dog"]
