@@ -124,7 +124,8 @@ def caption(lessons: Lessons, course: Course, banks: Sequence[FeatureBank], args
         log.write(phase="caption", resumed_at=step, used_s=used_s)
 
     def drawn(step: int, progress: float) -> tuple[Batch, bool, Units]:
-        rng = np.random.default_rng([args.seed, 2, step])
+        # Not what the run before this one has read already: batches are learned by heart the second time.
+        rng = np.random.default_rng([args.seed, 2, step, round(1e6 * args.begin)])
         batch, imagined = course.batch(rng, args.begin + (1 - args.begin) * progress)
         # Few frames hold more things than a batch shows: the projector learns from others beside.
         return batch.to(args.device), imagined, draw_units(banks, rng, max(8, args.warm_frames // 4))
