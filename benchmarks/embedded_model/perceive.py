@@ -28,6 +28,7 @@ from benchmarks.embedded_model.features import Tower, drawn
 from benchmarks.embedded_model.model import CaptionModel, frozen_dtype, load_projector
 from benchmarks.embedded_model.run_files import Log, Means, load_tokenizer, save_atomically
 from benchmarks.embedded_model.sets import SETS, SceneSet
+from benchmarks.embedded_model.team import ALONE, Team
 from benchmarks.embedded_model.things import SIDE, patches
 from benchmarks.embedded_model.units import BACKDROP_ROWS, UnitTargets, places
 from luvc.embedded.assembly import PROJECTOR_PREFIX
@@ -55,20 +56,21 @@ class Perception:
     large_of_four: float
 
 
-def frames_of(name: str, count: int | None = None) -> SceneSet:
-    """A set, each of whose scenes is seen once."""
+def frames_of(name: str, team: Team = ALONE) -> SceneSet:
+    """A set, each of whose scenes is seen once; of a team each process has its part."""
     entry = SETS[name]
-    return replace(entry, frames=1, count=count or entry.count)
+    part = entry.count // team.size
+    return replace(entry, frames=1, first_seed=entry.seeds[team.rank * part], count=part)
 
 
-def stream(material: Path, first: int, workers: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def stream(material: Path, first: int, workers: int, team: Team = ALONE) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Frames and labels without end, the same for the same number of the first."""
-    entries = {name: frames_of(name) for name in SOURCES}
+    entries = {name: frames_of(name, team) for name in SOURCES}
     shares = np.array(list(SOURCES.values()))
     drawers: dict[str, Iterator[tuple[np.ndarray, np.ndarray]]] = {}
     # As many of each as would have been drawn before.
     done = dict(zip(SOURCES, (first * shares).astype(int).tolist(), strict=True))
-    rng = np.random.default_rng([5, first])
+    rng = np.random.default_rng([5, first, team.rank])
     while True:
         name = str(rng.choice(list(SOURCES), p=shares))
         if name not in drawers:
@@ -128,7 +130,7 @@ class Eye:
         )
 
 
-def perceive(eye: Eye, args: argparse.Namespace, log: Log) -> None:
+def perceive(eye: Eye, args: argparse.Namespace, log: Log, team: Team = ALONE) -> None:
     """Train until `--minutes` are used up; the learning rate follows the time."""
     parts = [(list(eye.tower.adapters.values()), args.tower_lr), (list(eye.projector.parameters()), args.projector_lr)]
     optimizer = torch.optim.AdamW([{"params": group, "lr": peak} for group, peak in parts], weight_decay=0.05)
@@ -142,9 +144,12 @@ def perceive(eye: Eye, args: argparse.Namespace, log: Log) -> None:
         log.write(phase="perceive", resumed_at=step, used_s=used_s)
     entry = frames_of(HELD_SET)
     seeds = entry.seeds[::HELD_EVERY][: args.held]
-    held = [next(drawn(replace(entry, first_seed=seed, count=1), args.material, 0, 0)) for seed in seeds]
+    alone = [replace(entry, first_seed=seed, count=1) for seed in seeds] if team.leads else []
+    held = [next(drawn(one, args.material, 0, 0)) for one in alone]
 
     def save() -> None:
+        if not team.leads:
+            return
         state = {"step": step, "used_s": used_s, "optimizer": optimizer.state_dict()}
         state |= {"projector": eye.projector.state_dict(), "adapters": eye.tower.export(dtype=torch.float32)}
         save_atomically(lambda aside: torch.save(state, aside), state_path)
@@ -153,23 +158,26 @@ def perceive(eye: Eye, args: argparse.Namespace, log: Log) -> None:
         save_atomically(lambda aside: save_file(part, aside), args.run / "tower.safetensors")
 
     def look() -> None:
-        log.write(phase="perceive", step=step, frames=step * args.frames, **vars(eye.perception(held, args.frames)))
+        if team.leads:
+            frames = step * args.frames * team.size
+            log.write(phase="perceive", step=step, frames=frames, **vars(eye.perception(held, args.frames)))
 
     look()
     budget_s, means = args.minutes * 60, Means()
-    frames = stream(args.material, step * args.frames, args.workers)
-    while used_s < budget_s:
+    frames = stream(args.material, step * args.frames, args.workers, team)
+    while (used_s := team.agree(used_s)) < budget_s:
         begun = time.perf_counter()
         group = [next(frames) for _ in range(args.frames)]
         progress = min(1.0, used_s / budget_s)
         scale = min(1.0, (step + 1) / 20) * (0.05 + 0.95 * (0.5 + 0.5 * math.cos(math.pi * progress)))
         for group_of, (_, peak) in zip(optimizer.param_groups, parts, strict=True):
             group_of["lr"] = peak * scale
-        rng = np.random.default_rng([args.seed, 4, step])
+        rng = np.random.default_rng([args.seed, 4, step, team.rank])
         shown, labels = (np.concatenate(part) for part in zip(*group, strict=True))
         loss, words_right = eye.loss(shown, labels, rng)
         optimizer.zero_grad()
         loss.backward()
+        team.average(value for group, _ in parts for value in group)
         optimizer.step()
         step += 1
         used_s += time.perf_counter() - begun
@@ -206,7 +214,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     args.run.mkdir(parents=True, exist_ok=True)
-    prompter = Prompter(load_tokenizer(args.run))
+    team = Team.join()
+    with team.leader_first():
+        prompter = Prompter(load_tokenizer(args.run))
     model = CaptionModel(0, frozen_dtype(args.device)).to(args.device)
     tower = Tower(device=args.device)
     tower.adapt(args.layers, args.rank)
@@ -215,7 +225,8 @@ def main() -> None:
         load_projector(part, model.projector)
         tower.restore(part)
     eye = Eye(tower, model.projector, UnitTargets(model.lm.model.embed_tokens.weight, prompter.encode))
-    perceive(eye, args, Log(args.run / "tower.jsonl"))
+    perceive(eye, args, Log(args.run / "tower.jsonl" if team.leads else None), team)
+    team.leave()
 
 
 if __name__ == "__main__":

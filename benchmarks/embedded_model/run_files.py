@@ -14,14 +14,16 @@ if TYPE_CHECKING:
 
 
 class Log:
-    """One JSON object a line, and the same on the terminal."""
+    """One JSON object a line, and the same on the terminal; without a path, nothing."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path = path
         self.started = time.time()
 
     def write(self, **record: Any) -> None:
         """Append one record, with the time since the start."""
+        if self.path is None:
+            return
         record = {key: round(value, 4) if isinstance(value, float) else value for key, value in record.items()}
         record["elapsed_s"] = round(time.time() - self.started, 1)
         with self.path.open("a") as stream:

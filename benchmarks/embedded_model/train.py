@@ -32,6 +32,7 @@ from benchmarks.embedded_model.guide import finder
 from benchmarks.embedded_model.lessons import GUIDE_WEIGHT, PROBE_WEIGHT, UNIT_WEIGHT, Lessons
 from benchmarks.embedded_model.model import EOS_ID, Batch, CaptionModel, frozen_dtype, load_projector
 from benchmarks.embedded_model.run_files import Log, Means, load_tokenizer, save_atomically
+from benchmarks.embedded_model.team import ALONE, Team
 from benchmarks.embedded_model.things import Things
 from benchmarks.embedded_model.units import UnitTargets
 from luvc.embedded.assembly import VISION_LORA_PREFIX
@@ -104,7 +105,14 @@ def warm_up(
     save_atomically(lambda aside: save_file(model.projector.state_dict(), aside), path)
 
 
-def caption(lessons: Lessons, course: Course, banks: Sequence[FeatureBank], args: argparse.Namespace, log: Log) -> None:
+def caption(
+    lessons: Lessons,
+    course: Course,
+    banks: Sequence[FeatureBank],
+    args: argparse.Namespace,
+    log: Log,
+    team: Team = ALONE,
+) -> None:
     """Phase 2, until `--minutes` of this phase are used up; course and learning rate follow the time, not the steps."""
     model = lessons.model
     lora = [value for name, value in model.trainable().items() if name.endswith((".A", ".B"))]
@@ -125,12 +133,14 @@ def caption(lessons: Lessons, course: Course, banks: Sequence[FeatureBank], args
 
     def drawn(step: int, progress: float) -> tuple[Batch, bool, Units]:
         # Not what the run before this one has read already: batches are learned by heart the second time.
-        rng = np.random.default_rng([args.seed, 2, step, round(1e6 * args.begin)])
+        rng = np.random.default_rng([args.seed, 2, step, round(1e6 * args.begin), team.rank])
         batch, imagined = course.batch(rng, args.begin + (1 - args.begin) * progress)
         # Few frames hold more things than a batch shows: the projector learns from others beside.
         return batch.to(args.device), imagined, draw_units(banks, rng, max(8, args.warm_frames // 4))
 
     def save() -> None:
+        if not team.leads:
+            return
         trained = {name: value.detach() for name, value in model.trainable().items()}
         state = {"step": step, "used_s": used_s, "trained": trained, "optimizer": optimizer.state_dict()}
         state["probe"] = lessons.probe.state_dict()
@@ -141,7 +151,7 @@ def caption(lessons: Lessons, course: Course, banks: Sequence[FeatureBank], args
     # The next step is drawn while this one is computed, which matters where a GPU waits for it.
     ahead = ThreadPoolExecutor(1)
     following = ahead.submit(drawn, step, used_s / budget_s if budget_s else 1.0)
-    while used_s < budget_s:
+    while (used_s := team.agree(used_s)) < budget_s:
         begun = time.perf_counter()
         batch, imagined, (units, found, where) = following.result()
         progress = min(1.0, used_s / budget_s)
@@ -149,15 +159,16 @@ def caption(lessons: Lessons, course: Course, banks: Sequence[FeatureBank], args
         scale = min(1.0, (step + 1) / 40) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * progress)))
         for group, (_, peak) in zip(optimizer.param_groups, groups, strict=True):
             group["lr"] = peak * scale
-        rng = np.random.default_rng([args.seed, 3, step])
+        rng = np.random.default_rng([args.seed, 3, step, team.rank])
         losses = lessons.losses(batch, rng, imagined)
         unit_loss, words_right, _ = lessons.targets.loss(model.projector(units), found, where)
         optimizer.zero_grad()
         (losses.total() + UNIT_WEIGHT * unit_loss).backward()
+        team.average([*lora, *rest, *lessons.probe.parameters()])
         torch.nn.utils.clip_grad_norm_([*lora, *rest], 1.0)
         optimizer.step()
         step += 1
-        answers_seen += int((batch.labels == EOS_ID).sum())
+        answers_seen += team.size * int((batch.labels == EOS_ID).sum())
         used_s += time.perf_counter() - begun
         means.add(words_right=words_right)
         if batch.units is not None:
@@ -213,8 +224,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     args.run.mkdir(parents=True, exist_ok=True)
-    log = Log(args.run / "log.jsonl")
-    tokenizer = load_tokenizer(args.run)
+    team = Team.join()
+    log = Log(args.run / "log.jsonl" if team.leads else None)
+    with team.leader_first():
+        tokenizer = load_tokenizer(args.run)
     prompter = Prompter(tokenizer)
     banks = [FeatureBank(name, args.features, args.material, args.device) for name in args.sets]
     model = CaptionModel(args.rank, frozen_dtype(args.device))
@@ -227,15 +240,17 @@ def main() -> None:
         if key not in ("features", "material", "run", "start", "tower")
     }
     log.write(phase="start", trained_parameters=sum(p.numel() for p in model.trainable().values()), **settings)
-    warm_up(model, banks, prompter, args, log)
-    texts = text_rows(model, prompter, args.run / "text.json")
+    with team.leader_first():
+        warm_up(model, banks, prompter, args, log)
+        texts = text_rows(model, prompter, args.run / "text.json")
     things = Things([bank for bank in banks if bank.count])
     if not things.enough:
         log.write(phase="start", warning="too few things for bags: whole scenes from the first step on")
     bags = Bags(things) if things.enough else None
     course = Course(banks, args.shares, bags, prompter, finder(tokenizer), texts, args.tokens)
     lessons = Lessons(model, UnitTargets(model.lm.model.embed_tokens.weight, prompter.encode)).to(args.device)
-    caption(lessons, course, banks, args, log)
+    caption(lessons, course, banks, args, log, team)
+    team.leave()
 
 
 if __name__ == "__main__":
