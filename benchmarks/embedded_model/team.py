@@ -1,6 +1,6 @@
 """Several processes that train one model: each draws its own batches, gradients are averaged. `torchrun` starts them.
 
-    torchrun --standalone --nproc-per-node 2 -m benchmarks.embedded_model.train ...
+    torchrun --standalone --nproc-per-node 2 -m -- benchmarks.embedded_model.train ...
 
 Two processes of one thread do half as much again as one process of two: small matrices do not split well.
 """
