@@ -2,7 +2,7 @@
 
     torchrun --standalone --nproc-per-node 2 -m -- benchmarks.embedded_model.train ...
 
-Two processes of one thread do half as much again as one process of two: small matrices do not split well.
+Steps are those of one process with all their batches. `--` keeps torchrun from taking options for its own.
 """
 
 from __future__ import annotations
