@@ -134,11 +134,14 @@ class Lessons(nn.Module):
 
 
 def likelihoods(tokens: torch.Tensor, labels: torch.Tensor, kinds: Sequence[str]) -> list[tuple[str, float]]:
-    """Of whole answers, their ends left out: losses and labels `[rows, length]`; the kinds are those of all answers."""
+    """Of whole answers, their ends left out: losses and labels `[rows, length]`; the kinds are those of all answers,
+    or none (plain text)."""
+    if not kinds:
+        return []
     said = labels != IGNORE
     losses, ends = tokens[said].cpu(), (labels[said] == EOS_ID).nonzero()[:, 0].tolist()
     starts = [0, *(end + 1 for end in ends[:-1])]
-    answers = zip(kinds, starts, ends, strict=False)
+    answers = zip(kinds, starts, ends, strict=True)
     return [(kind, float(torch.exp(-losses[start:end].sum()))) for kind, start, end in answers]
 
 

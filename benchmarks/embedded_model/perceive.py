@@ -4,7 +4,7 @@
         [--device cuda --frames 64 --workers 16]
 
 The tower is DINOv2's, which knows pictures but not these: low-rank terms on its last layers, and the projector, learn
-what composed scenes know of every unit (`units`). No language model runs, no frame is seen twice. Writes
+what composed scenes know of every unit (`units`). No language model runs, no frame of a run is seen twice. Writes
 RUN/tower.safetensors for `features --tower` and `train --tower`, RUN/tower.pt to go on from, and RUN/tower.jsonl.
 """
 
@@ -164,7 +164,7 @@ def perceive(eye: Eye, args: argparse.Namespace, log: Log, team: Team = ALONE) -
 
     look()
     budget_s, means = args.minutes * 60, Means()
-    frames = stream(args.material, step * args.frames, args.workers, team)
+    frames = stream(args.material, args.drawn + step * args.frames, args.workers, team)
     while (used_s := team.agree(used_s)) < budget_s:
         begun = time.perf_counter()
         group = [next(frames) for _ in range(args.frames)]
@@ -198,6 +198,9 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of this run; an unfinished run goes on")
     parser.add_argument(
         "--start", type=Path, help="go on from the projector, and adapters if any, of this trained part"
+    )
+    parser.add_argument(
+        "--drawn", type=int, default=0, help="frames that the run of --start has seen: others are drawn"
     )
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--layers", type=int, default=4, help="of the tower, counted from the one that is read")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.embedded_model import bags, course, data, features, guide, packing, readings, things, units
-from benchmarks.embedded_model.lessons import Lessons, imagine, likelihoods
+from benchmarks.embedded_model.lessons import Lessons, imagine
 from benchmarks.embedded_model.model import EOS_ID, IGNORE, IMAGE_ID, CaptionModel, pad_rows
 from benchmarks.embedded_model.sets import ASK_FACTS, PHOTOGRAPH, SETS
 from benchmarks.exact.facts import Fact
@@ -52,24 +52,6 @@ def found(bank) -> things.Things:
 @pytest.fixture(scope="module")
 def drawer(found) -> bags.Bags:
     return bags.Bags(found)
-
-
-def test_things_are_patches_that_touch():
-    mask = np.zeros((8, 8), bool)
-    mask[0, :3] = mask[1, 2] = mask[2, 3] = mask[7, 7] = True
-    assert [patch.tolist() for patch in things.patches(mask)] == [[0, 1, 2, 10], [19], [63]]
-
-
-def test_each_thing_starts_once():
-    fox, bare = units.WORDS.index("fox"), units.WORDS.index(PHOTOGRAPH)
-    found = np.full((2, 8, 8, 2), -1)
-    found[..., 0] = bare
-    found[0, 1:3, 2:4, 0] = found[0, 1, 6, 0] = fox
-    found[0, 2, 4] = fox, 0
-    first = things.starts(found.reshape(2, 64, 2), (1, 1)).reshape(2, 8, 8)
-    assert np.argwhere(first).tolist() == [[0, 1, 2], [0, 1, 6], [0, 2, 4]]
-    halves = units.pooled(torch.from_numpy(found.reshape(2, 64, 2)), (1, 2)).numpy()
-    assert np.argwhere(things.starts(halves, (1, 2)).reshape(2, 8, 4)).tolist() == [[0, 1, 1], [0, 1, 3], [0, 2, 2]]
 
 
 def test_things_know_what_they_show_and_where(found, bank):
@@ -269,20 +251,6 @@ def test_heads_are_told_the_first_the_last_and_all_units(reading, prompter):
         (at,) = look.wanted[2].nonzero()[:, 0].tolist()
         assert prompter.tokenizer.decode(row.ids[at]) == word
         assert at < look.at
-
-
-def test_an_answer_about_two_things_looks_back_at_both():
-    views = guide.look_back(9, [3, 6], 12).wanted
-    assert [view.nonzero()[:, 0].tolist() for view in views] == [[3], [6], [3, 6]]
-
-
-def test_likelihoods_are_those_of_whole_answers():
-    labels = torch.tensor([[IGNORE, 7, 8, EOS_ID, IGNORE], [9, EOS_ID, 4, EOS_ID, IGNORE]])
-    losses = torch.where(labels == IGNORE, 0.0, 0.5)
-    found = likelihoods(losses, labels, ["motion", "count", "read"])
-    assert [kind for kind, _ in found] == ["motion", "count", "read"]
-    assert [value for _, value in found] == pytest.approx([np.exp(-1), np.exp(-0.5), np.exp(-0.5)])
-    assert likelihoods(losses, labels, ()) == []
 
 
 @needs_weights

@@ -80,7 +80,7 @@ def test_training_goes_on_where_it_stopped(material, tmp_path, prompter, trained
     """Frames are drawn, names are learned a little, and a second call takes over the state of the first."""
     args = argparse.Namespace(
         material=material.folder, run=tmp_path, minutes=1e-5, frames=2, held=3, tower_lr=1e-3, projector_lr=1e-3,
-        seed=7, workers=0, device="cpu",
+        seed=7, workers=0, device="cpu", drawn=0,
     )  # fmt: skip
 
     model, _ = trained
