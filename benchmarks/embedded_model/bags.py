@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from benchmarks.embedded_model.things import Things
+from benchmarks.embedded_model.things import SIDE, Things
 from benchmarks.embedded_model.units import TINT_WORDS, WORDS
 from benchmarks.exact.compose import DIRECTIONS, MOST, OPTIONS, RELATIONS
 from benchmarks.exact.facts import Fact
@@ -22,14 +22,19 @@ from benchmarks.exact.words import ALIKE, plural
 from benchmarks.scenes.vocabulary import PLURAL_NAMES
 
 #: How often each kind of bag is drawn.
-SHARES = {"still": 0.33, "pair": 0.2, "crowd": 0.15, "parade": 0.2, "order": 0.12}
+SHARES = {"still": 0.28, "pair": 0.1, "crowd": 0.14, "parade": 0.1, "order": 0.16, "corner": 0.22}
 #: Places are said of so many things of a still: they are easy, and would crowd out the rest.
 PLACED_SHARE = 0.35
 #: By level: most things of a still, units of a thing, copies of one name, frames, things that move, bare units a frame.
 LEVELS = ((2, 1, 2, 2, 1, 1), (3, 2, 3, 3, 2, 1), (5, 3, 5, 4, 3, 2), (8, 4, MOST, 4, 3, 4))
 #: Things apart by so much of a frame's side (which is 2) are clearly apart; one that moves does so by more.
 APART, FAR = 0.4, 0.62
+#: In so many times the units one thing is clearly the largest.
+LARGER = 1.5
 _THIRDS = ((-1.0, -0.42), (-0.24, 0.24), (0.42, 1.0))
+
+
+Sizes = Literal["any", "even", "own"]
 
 
 class Said(NamedTuple):
@@ -41,12 +46,12 @@ class Said(NamedTuple):
 
 
 class Bag(NamedTuple):
-    """Indices of things, frame by frame, and what is true of them; `even`: all in equally many units, as far as they
-    have them, because things that are to be counted are of one size."""
+    """Indices of things, frame by frame, and what is true of them; `sizes`: `any` number of units each; `even`, as far
+    as they have them, because things that are to be counted are of one size; `own`: all they have."""
 
     frames: tuple[tuple[int, ...], ...]
     said: tuple[Said, ...]
-    even: bool = False
+    sizes: Sizes = "any"
 
 
 class Bags:
@@ -71,8 +76,10 @@ class Bags:
                 bag = self._crowd(copies, rng)
             elif kind == "parade":
                 bag = self._parade(int(rng.integers(2, frames + 1)), int(rng.integers(1, movers + 1)), rng)
-            else:
+            elif kind == "order":
                 bag = self._order(int(rng.integers(2, frames + 1)), rng)
+            else:
+                bag = self._corner(int(rng.integers(1, frames + 1)), rng)
             if bag.said:
                 return bag
 
@@ -193,7 +200,7 @@ class Bags:
             ask = self._ask("count", f"How many {plural(name)} are there?", count, (), numbers, rng)
             if apart:
                 said.append(Said("count", Fact("count", f"The number of {plural(name)} is", count), ask))
-        return Bag((tuple(frame),), tuple(said), even=True)
+        return Bag((tuple(frame),), tuple(said), "even")
 
     def _parade(self, frames: int, movers: int, rng: np.random.Generator) -> Bag:
         """Things that cross: in each frame one of their name that stands where it should be by then."""
@@ -237,14 +244,34 @@ class Bags:
             said.append(Said("order", Fact("order", start, answer), ask))
         return Bag(shown, tuple(said))
 
+    def _corner(self, frames: int, rng: np.random.Generator) -> Bag:
+        """Something small near a corner of every frame, and one or two large things beside it or in turns."""
+        small = int(rng.choice(self.things.cornered))
+        name = self._word(small)
+        alike = {name} | ALIKE.get(name, set())
+        found = self._different(self.things.large, 3, rng)
+        found = [index for index in found if self._word(index) not in alike][: int(rng.integers(1, 3))]
+        names = [self._word(index) for index in found]
+        ask = self._ask("small", "Which object is the small one near the corner?", name, names, self.names, rng)
+        said = [Said("small", Fact("small", "The small object near the corner is the", name), ask)]
+        sizes = [len(self.things.all[index].at) for index in found]
+        if found and (len(found) == 1 or max(sizes) >= LARGER * min(sizes)):
+            largest = names[int(np.argmax(sizes))]
+            ask = self._ask("name", "Which object is the largest?", largest, [name, *names], self.names, rng)
+            said.append(Said("name", Fact("name", "The largest object is the", largest), ask))
+        turns = len(found) > 1 and frames > 1 and rng.random() < 0.5
+        cut = int(rng.integers(1, frames)) if turns else 0
+        shown = tuple((small, found[frame >= cut]) if turns else (small, *found) for frame in range(frames))
+        return Bag(shown, tuple(said), "own")
+
 
 def picked(
-    things: Things, frame: Sequence[int], level: int, rng: np.random.Generator, even: bool = False
+    things: Things, frame: Sequence[int], level: int, rng: np.random.Generator, sizes: Sizes = "any"
 ) -> tuple[np.ndarray, ...]:
     """One frame of a bag in reading order: units `[n, 1536]`, words, tints, unit numbers (rows first) and whether each
     unit is the first of its thing `[n]`."""
     _, most, _, _, _, bare = LEVELS[level]
-    alike = 1 + int(rng.integers(most)) if even else 0
+    alike = 1 + int(rng.integers(most)) if sizes == "even" else SIDE * SIDE if sizes == "own" else 0
     chosen = [things.all[index] for index in frame]
     chosen += [things.bare[index] for index in rng.integers(len(things.bare), size=bare)]
     units, words, tints, numbers, starts = [], [], [], [], []

@@ -13,7 +13,6 @@ from benchmarks.embedded_model.guide import Mention
 from benchmarks.embedded_model.model import Batch, pad_rows
 from benchmarks.embedded_model.packing import join, pack
 from benchmarks.embedded_model.readings import Reading, bag_reading, scene_reading
-from benchmarks.embedded_model.sets import FACTS_SHARE
 
 #: Batches of the language model's own short answers, so that it still talks.
 TEXT_SHARE, TEXT_ROWS = 0.03, 8
@@ -24,11 +23,13 @@ SCENE_TOKENS = 800
 
 
 class Mix(NamedTuple):
-    """Share of steps that read bags, share of these whose units are imagined, and the level of bags."""
+    """Share of steps that read bags, share of these whose units are imagined, the level of bags, and how often facts
+    are said in place of questions."""
 
     bags: float
     imagined: float
     level: float
+    facts: float
 
 
 def _ramp(progress: float, start: float, end: float) -> float:
@@ -37,11 +38,12 @@ def _ramp(progress: float, start: float, end: float) -> float:
 
 def mix(progress: float) -> Mix:
     """At `progress` 0 to 1: lookups among a few imagined units, then among what the projector makes of real ones, then
-    whole scenes."""
+    whole scenes. Facts are short, so they come first; a test asks questions with options, so these come last."""
     return Mix(
         bags=1.0 - 0.85 * _ramp(progress, 0.35, 0.75),
         imagined=1.0 - 0.9 * _ramp(progress, 0.25, 0.6),
         level=(len(LEVELS) - 1) * _ramp(progress, 0.0, 0.5),
+        facts=0.5 - 0.3 * _ramp(progress, 0.5, 0.8),
     )
 
 
@@ -75,14 +77,14 @@ class Course:
         if rng.random() < TEXT_SHARE and len(self.texts) >= TEXT_ROWS:
             chosen = rng.choice(len(self.texts), TEXT_ROWS, replace=False)
             return pad_rows([self.texts[index] for index in chosen], None), False
+        stated = bool(rng.random() < now.facts)
         if self.bags is not None and rng.random() < now.bags:
             bags = self.bags
             level = min(len(LEVELS) - 1, int(now.level + rng.random()))
-            stated = bool(rng.random() < FACTS_SHARE)
             imagined = bool(rng.random() < now.imagined)
             return self._rows(lambda: bag_reading(bags, level, stated, rng), self.tokens), imagined
         bank = self.banks[rng.choice(len(self.banks), p=self.shares)]
-        return self._rows(lambda: scene_reading(bank, rng), max(self.tokens, SCENE_TOKENS)), False
+        return self._rows(lambda: scene_reading(bank, stated, rng), max(self.tokens, SCENE_TOKENS)), False
 
     def _rows(self, draw: Callable[[], Reading], tokens: int) -> Batch:
         count = max(1, tokens // ROW_TOKENS)

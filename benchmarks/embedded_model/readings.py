@@ -10,7 +10,7 @@ import torch
 from benchmarks.embedded_model.bags import Bags, picked
 from benchmarks.embedded_model.data import FACTS, QUESTIONS, WINDOWS, FeatureBank, pool
 from benchmarks.embedded_model.guide import Shown
-from benchmarks.embedded_model.sets import FACTS_SHARE, OPEN_SHARE, ExactSet, questions, statements
+from benchmarks.embedded_model.sets import OPEN_SHARE, ExactSet, questions, statements
 from benchmarks.embedded_model.things import centres, starts
 from benchmarks.embedded_model.units import is_backdrop, places, pooled
 from benchmarks.exact.facts import Fact
@@ -52,7 +52,7 @@ def bag_reading(bags: Bags, level: int, stated: bool, rng: np.random.Generator) 
         asks = [one.ask for one in said if one.ask] if not stated else []
         if facts or asks:
             break
-    parts = [picked(bags.things, frame, level, rng, bag.even) for frame in bag.frames]
+    parts = [picked(bags.things, frame, level, rng, bag.sizes) for frame in bag.frames]
     units, words, tints, numbers, first = (np.concatenate(part) for part in zip(*parts, strict=True))
     frames = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
     where = torch.from_numpy(centres(numbers))
@@ -64,8 +64,9 @@ def bag_reading(bags: Bags, level: int, stated: bool, rng: np.random.Generator) 
     return Reading(torch.from_numpy(units), shown, spread, len(parts), image, facts, asked)
 
 
-def scene_reading(bank: FeatureBank, rng: np.random.Generator) -> Reading:
-    """A scene or its twin in some of its frames; whole, averaged, or without most bare units."""
+def scene_reading(bank: FeatureBank, stated: bool, rng: np.random.Generator) -> Reading:
+    """A scene or its twin in some of its frames; whole, averaged, or without most bare units. `stated`: facts are said
+    of it in place of questions, if it has any."""
     entry = bank.entry
     frames = entry.frame_count(rng)
     index, backwards = int(rng.integers(bank.count)), bool(rng.random() < 0.5)
@@ -75,8 +76,7 @@ def scene_reading(bank: FeatureBank, rng: np.random.Generator) -> Reading:
     chosen = chosen if twin is None else [entry.frames - 1 - frame for frame in chosen]
     image = frames == 1 and rng.random() < 0.5
     exact = isinstance(entry, ExactSet)
-    stated = exact and rng.random() < FACTS_SHARE
-    facts = tuple(statements(scene, rng, FACTS)) if stated else ()
+    facts = tuple(statements(scene, rng, FACTS)) if stated and exact else ()
     asked = () if facts else tuple(questions(scene, frames, image, rng, QUESTIONS))
     sparse = exact and frames > 1 and rng.random() < SPARSE_SHARE
     window = _FULL if sparse else WINDOWS[rng.choice(len(WINDOWS), p=entry.windows)]

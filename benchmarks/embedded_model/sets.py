@@ -38,9 +38,8 @@ QUESTIONS_VIDEO = ((ASK_VIDEO, 0.45), (ASK_OBJECT, 0.3), (ASK_MOTION, 0.15), (AS
 QUESTIONS_IMAGE = ((ASK_IMAGE, 0.55), (ASK_OBJECT, 0.3), (ASK_BACKGROUND, 0.15))
 #: How often a question with a right answer is asked without its options.
 OPEN_SHARE = 0.25
-#: What is asked before facts are said, and how often facts are drawn in place of questions.
+#: What is asked before facts are said.
 ASK_FACTS = "State a fact."
-FACTS_SHARE = 0.5
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,10 @@ SIDE = 8
 SEEN = 8
 #: Names, and dyed things, that make up bags.
 ENOUGH = 16
+#: In so many units a thing is small; in so many, one of the scene's large ones.
+SMALL, LARGE = 2, (4, 16)
+#: From here on a place is near an edge, on both axes near a corner; large things keep this far inside.
+NEAR_EDGE, INSIDE = 0.55, 0.7
 
 
 class Thing(NamedTuple):
@@ -81,6 +85,7 @@ class Things:
     Attributes:
         all: the things; `middles` `[things, 2]`: where each stands, x then y in -1..1.
         named, dyed, signs: indices of those with a name, with a name and a colour, with a text.
+        cornered, large: small ones near a corner, and large ones elsewhere, all named.
         of_word: indices by row of WORDS; `names`: rows of names seen often enough, `texts`: rows of texts.
         bare: patches of units that show nothing but a backdrop.
     """
@@ -103,11 +108,16 @@ class Things:
         self.named = np.flatnonzero(np.isin(words, self.names))
         self.dyed = self.named[tints[self.named] >= 0]
         self.signs = np.flatnonzero(np.isin(words, self.texts))
+        sizes = np.array([len(self.all[index].at) for index in self.named], int)
+        aside = np.abs(self.middles[self.named])
+        self.cornered = self.named[(sizes <= SMALL) & (aside >= NEAR_EDGE).all(1)]
+        self.large = self.named[(sizes >= LARGE[0]) & (sizes <= LARGE[1]) & (aside <= INSIDE).all(1)]
 
     @property
     def enough(self) -> bool:
         """Whether all kinds of bags can be made of them."""
-        return len(self.names) >= ENOUGH and len(self.dyed) >= ENOUGH and len(self.signs) > 0 and len(self.bare) > 0
+        few = min(len(self.names), len(self.dyed), len(self.cornered), len(self.large))
+        return few >= ENOUGH and len(self.signs) > 0 and len(self.bare) > 0
 
     def _read(self, bank: int, scene: int, frame: int, found: np.ndarray) -> None:
         for word, tint in np.unique(found.reshape(-1, 2), axis=0):

@@ -17,13 +17,16 @@ from benchmarks.exact.facts import Fact
 from benchmarks.exact.words import all_names, plural
 from tests.benchmarks.weights import needs_weights
 
-NAMES = [name for name in all_names() if name in units.WORDS][:24]
+NAMES = [name for name in all_names() if name in units.WORDS][:28]
+#: Those that are shown small, in a corner; the others are large.
+SMALL = NAMES[24:]
 TEXTS = [word for word in units.WORDS if word.isalnum() and word not in all_names() and word not in units.BACKDROPS][:6]
 
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory) -> data.FeatureBank:
-    """Eighty stills: a grid of things of two by two units, some dyed, with signs, on a photograph."""
+    """Eighty stills: a grid of things of two by two units, some dyed, with signs, on a photograph; in one corner
+    something of a single unit."""
     folder = tmp_path_factory.mktemp("features")
     rng = np.random.default_rng(0)
     found = np.full((80, 1, 8, 8, 2), units.UNCLEAR, np.int16)
@@ -31,9 +34,12 @@ def bank(tmp_path_factory) -> data.FeatureBank:
     for frame in found[:, 0]:
         for cell in rng.permutation(9)[:7]:
             row, column = 3 * (cell // 3), 3 * (cell % 3)
-            word = TEXTS[rng.integers(6)] if rng.random() < 0.15 else NAMES[rng.integers(len(NAMES))]
+            word = TEXTS[rng.integers(6)] if rng.random() < 0.15 else NAMES[rng.integers(24)]
             tint = -1 if word in TEXTS else int(rng.integers(-1, len(units.TINT_WORDS)))
-            frame[row : row + 2, column : column + 2] = units.WORDS.index(word), tint
+            if cell == 8:
+                frame[7, 7] = units.WORDS.index(SMALL[rng.integers(4)]), -1
+            else:
+                frame[row : row + 2, column : column + 2] = units.WORDS.index(word), tint
     name = "exact_stills"
     # A unit knows where it came from.
     stored = np.zeros((80, 1, 64, 1536), np.float16)
@@ -83,6 +89,12 @@ def test_what_is_said_of_a_bag_is_true(drawer, found, level):
             middles = [found.middles[bag.frames[frame][index]] for frame, index in enumerate(at)]
             if kind == "colour":
                 assert units.TINT_WORDS[shown[0][at[0]].tint] == end
+            elif kind == "name" and "largest" in start:
+                sizes = {units.WORDS[thing.word]: len(thing.at) for frame in shown for thing in frame}
+                assert all(size < sizes[end] for name, size in sizes.items() if name != end)
+            elif kind == "small":
+                assert end in SMALL
+                assert all(end in frame for frame in names)
             elif kind == "name":
                 assert [units.TINT_WORDS[t.tint] for t in shown[0] if units.WORDS[t.word] == end] == [start.split()[1]]
             elif kind == "count":
@@ -111,7 +123,7 @@ def test_what_is_said_of_a_bag_is_true(drawer, found, level):
                 assert said.ask.answer == end
                 assert end in said.ask.choices
                 assert len(set(said.ask.choices)) == 4
-    assert {"colour", "name", "count", "motion", "relation", "order", "read", "place"} == seen
+    assert {"colour", "name", "count", "motion", "relation", "order", "read", "place", "small"} == seen
 
 
 def test_a_frame_of_a_bag_holds_units_of_its_things_in_order(drawer, found, bank):
@@ -133,10 +145,10 @@ def test_things_that_are_counted_show_equally_much(drawer, found):
     crowds = [bag for bag in (drawer.draw(3, rng) for _ in range(80)) if bag.said[0].kind == "count"]
     shares = set()
     for bag in crowds:
-        _, words, *_ = bags.picked(found, bag.frames[0], 3, rng, bag.even)
-        copies = [found.all[at].word for at in bag.frames[0]]
+        _, words, *_ = bags.picked(found, bag.frames[0], 3, rng, bag.sizes)
+        copies = [found.all[at].word for at in bag.frames[0] if len(found.all[at].at) > 1]
         sizes = {(words == word).sum() / copies.count(word) for word in copies}
-        assert len(sizes) == 1, "the same number of units for each"
+        assert len(sizes) <= 1, "the same number of units for each, as far as they have them"
         shares |= sizes
     assert len(shares) > 1
 
@@ -176,11 +188,11 @@ def test_a_scene_is_read_as_it_is_labelled(material, tmp_path):
     bank = data.FeatureBank("exact_train", tmp_path, material.folder)
     kinds = set()
     for seed in range(60):
-        read = readings.scene_reading(bank, np.random.default_rng(seed))
+        read = readings.scene_reading(bank, seed % 2 == 0, np.random.default_rng(seed))
         shown, frame = read.shown, read.units[:, 0].long()
         assert len(read.units) == len(shown.words) == len(shown.places)
         assert sorted(set(shown.frames.tolist())) == list(range(read.frames)), "no frame is empty"
-        assert bool(read.facts) != bool(read.asked)
+        assert bool(read.facts) == (seed % 2 == 0) != bool(read.asked)
         order = torch.diff(frame)
         backwards = bool((order < 0).any())
         assert not (backwards and (order > 0).any())
@@ -340,7 +352,7 @@ def test_a_step_always_draws_the_same_batch(bank, drawer, prompter, monkeypatch)
     plan = course.Course([bank], [1.0], drawer, prompter, mentions, texts, 300)
     whole = []
 
-    def scene(_bank, rng):
+    def scene(_bank, _stated, rng):
         whole.append(True)
         return readings.bag_reading(drawer, 0, True, rng)
 
@@ -364,9 +376,23 @@ def test_a_step_always_draws_the_same_batch(bank, drawer, prompter, monkeypatch)
 
 def test_a_course_goes_from_imagined_bags_to_scenes():
     mixes = [course.mix(step / 20) for step in range(21)]
-    assert mixes[0] == (1.0, 1.0, 0.0)
-    assert mixes[-1] == pytest.approx((0.15, 0.1, 3.0))
+    assert mixes[0] == (1.0, 1.0, 0.0, 0.5)
+    assert mixes[-1] == pytest.approx((0.15, 0.1, 3.0, 0.2))
     for before, after in pairwise(mixes):
         assert after.bags <= before.bags
         assert after.imagined <= before.imagined
         assert after.level >= before.level
+        assert after.facts <= before.facts
+
+
+def test_what_is_small_stays_small_beside_what_is_large(drawer, found):
+    """Every unit of both, in every frame of the bag."""
+    rng = np.random.default_rng(5)
+    corners = [bag for bag in (drawer.draw(3, rng) for _ in range(80)) if bag.said[0].kind == "small"]
+    assert {len(bag.frames) for bag in corners} == {1, 2, 3, 4}
+    for bag in corners:
+        for frame in bag.frames:
+            assert bag.sizes == "own"
+            _, words, *_ = bags.picked(found, frame, 3, rng, bag.sizes)
+            for index in frame:
+                assert (words == found.all[index].word).sum() == len(found.all[index].at)
