@@ -6,7 +6,8 @@ a few early layers are told to look there from the word "fox", a third of them a
 a third at all of it (which way it moves is then a difference); and the heads of two later layers to look, from where
 the answer begins, at the thing that it will name, or else at the words that the question is about, which have read
 what is known of them by then ("where is the fox compared to the dog": a third at the fox, a third at the dog, a third
-at both). The loss is the attention that goes elsewhere; nothing of it remains in the model but weights.
+at both). Where a question has no word for its thing, the one that tells it from others looks ("largest", "corner",
+"first"). The loss is the attention that goes elsewhere; nothing of it remains in the model but weights.
 """
 
 from __future__ import annotations
@@ -45,13 +46,15 @@ class Mention(NamedTuple):
 
 class Shown(NamedTuple):
     """What the visual tokens of a reading show: rows of WORDS and TINT_WORDS (-1: none, or unknown) `[n]`, their frames
-    `[n]`, their centres `[n, 2]`, and whether each is the first of its thing in its frame, bool `[n]`."""
+    `[n]`, their centres `[n, 2]`, whether each is the first of its thing in its frame, bool `[n]`, and in how many
+    units that thing is seen there, float32 `[n]`."""
 
     words: torch.Tensor
     tints: torch.Tensor
     frames: torch.Tensor
     places: torch.Tensor
     starts: torch.Tensor
+    sizes: torch.Tensor
 
     def match(self, mention: Mention) -> torch.Tensor:
         """The tokens that show what is mentioned: bool `[n]`."""
@@ -60,16 +63,25 @@ class Shown(NamedTuple):
         return self.tints == mention.row if mention.what == "tint" else torch.isin(self.words, _SIGN_ROWS)
 
 
+def sizes(words: torch.Tensor, tints: torch.Tensor, frames: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+    """Of each unit's thing, in its frame, all `[n]`; things of one look are of one size."""
+    _, alike, counts = torch.stack([words, tints, frames]).unique(dim=1, return_inverse=True, return_counts=True)
+    things = torch.zeros(len(counts)).index_add_(0, alike, starts.float()).clamp(min=1)
+    return (counts / things)[alike]
+
+
 class Look(NamedTuple):
     """From position `at` of a row, heads should look at `wanted` (bool `[VIEWS, length]`), and then know `tint` (-1:
     none or several) and `known` `[KNOWN]`: where it was first and where last (x, y), when it was first and last seen
     (0 is the first frame, 1 the last), how many units show it in its fullest frame (0: one, 1: all 64;
-    logarithmic), and how many of it there are at once (1: MOST)."""
+    logarithmic), and how many of it there are at once (1: MOST). Of something that is not `seen` only that is to be
+    known."""
 
     at: int
     wanted: torch.Tensor
     tint: int
     known: torch.Tensor
+    seen: bool = True
 
 
 def _forms() -> dict[str, tuple[str, int]]:
@@ -100,6 +112,20 @@ def finder(tokenizer: Any) -> Callable[[str], tuple[Mention, ...]]:
     return mentions
 
 
+#: The word of a question, or of a fact, that tells its thing from others.
+_ROLE = re.compile(r"\b(largest|corner|first|last)\b")
+
+
+@lru_cache(maxsize=65536)
+def role(tokenizer: Any, text: str) -> int | None:
+    """The token that stands for the thing which a question is for: "largest", "corner", "first" or "last"."""
+    match = _ROLE.search(text)
+    if not match:
+        return None
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    return next(token for token, (_, end) in enumerate(offsets) if end >= match.end())
+
+
 def answer_mention(at: int, kind: str, answer: str) -> Mention | None:
     """That an answer beginning behind token `at` names a thing or says what a sign says; numbers of things do not."""
     return Mention(at, "word", _ROWS[answer]) if answer in _ROWS and kind != "count" else None
@@ -111,6 +137,9 @@ def looks(mentions: Sequence[Mention], shown: Shown, positions: torch.Tensor, le
     for mention in mentions:
         match = shown.match(mention)
         if not match.any():
+            if mention.what == "word":
+                nothing = torch.zeros(VIEWS, length, dtype=torch.bool)
+                found.append(Look(mention.at, nothing, -1, torch.zeros(KNOWN), seen=False))
             continue
         frames = shown.frames[match]
         views = [match & (shown.frames == frames.min()), match & (shown.frames == frames.max()), match]
@@ -166,7 +195,8 @@ class Guide:
         """transformers' attention interface: `[rows, heads, length, dim]`."""
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        for row, wanted in enumerate(self.wanted.get(module.layer_idx, ())):
+        for row, looks in enumerate(self.wanted.get(module.layer_idx, ())):
+            wanted = [look for look in looks if look.seen]
             if wanted:
                 mask = None if attention_mask is None else attention_mask[row, 0]
                 self.losses.append(self._row(query[row], key[row], mask, wanted))

@@ -21,6 +21,8 @@ from benchmarks.embedded_model.units import BACKDROP_ROWS, TINT_WORDS, WORDS, Un
 UNIT_WEIGHT, GUIDE_WEIGHT, PROBE_WEIGHT = 0.1, 0.3, 0.3
 #: Behind which layers visual tokens are to know their frame, of so many, and words what is known of them.
 UNIT_LAYER, FRAMES, KNOWN_LAYER = MENTION_LAYERS[1] - 1, 8, MENTION_LAYERS[-1] + 1
+#: Of a thing's size, by which its logarithm is divided.
+LARGEST = 6
 #: Ending an answer is learned at once and counts for little.
 END_WEIGHT = 0.1
 #: Of imagined units: how many show another word than they should, and noise as a share of their length.
@@ -56,9 +58,11 @@ class Lessons(nn.Module):
         AttentionMaskInterface.register("guided", sdpa_mask)
         model.lm.set_attn_implementation("guided")
         width = model.lm.config.hidden_size
-        # Of a word that is mentioned: which tint, and the numbers. Of a visual token: in which frame it is, and whether
-        # it is the first of its thing there, so that things can be counted.
-        self.probe = nn.ModuleDict({"mention": nn.Linear(width, len(TINT_WORDS) + KNOWN), "unit": nn.Linear(width, 2)})
+        # Of a word that is mentioned: whether it is seen at all, which tint, and the numbers. Of a visual token: in
+        # which frame it is, whether it is the first of its thing there, so that things can be counted, and how large
+        # its thing is, so that the largest can be found.
+        mention = nn.Linear(width, 1 + len(TINT_WORDS) + KNOWN)
+        self.probe = nn.ModuleDict({"mention": mention, "unit": nn.Linear(width, 3)})
         self._hidden: dict[int, torch.Tensor] = {}
         for layer in (UNIT_LAYER, KNOWN_LAYER):
             model.lm.model.layers[layer].register_forward_hook(partial(self._keep, layer))
@@ -107,9 +111,14 @@ class Lessons(nn.Module):
         """Units say nothing of time, only the text between frames does; nor of which of them show one thing."""
         if batch.shown is None:
             return self._hidden[UNIT_LAYER].new_zeros(())
-        when, first = self._read("unit", self._hidden[UNIT_LAYER][batch.ids == IMAGE_ID]).unbind(-1)
-        started = functional.binary_cross_entropy_with_logits(first, batch.shown.starts.float())
-        return functional.mse_loss(when, batch.shown.frames / FRAMES) + started
+        shown = batch.shown
+        when, first, large = self._read("unit", self._hidden[UNIT_LAYER][batch.ids == IMAGE_ID]).unbind(-1)
+        started = functional.binary_cross_entropy_with_logits(first, shown.starts.float())
+        told = functional.mse_loss(when, shown.frames / FRAMES) + started
+        thing = (shown.words >= 0) & ~torch.isin(shown.words, BACKDROP_ROWS.to(shown.words.device))
+        if thing.any():
+            told = told + functional.mse_loss(large[thing], shown.sizes[thing].float().log2() / LARGEST)
+        return told
 
     def _mentions(self, looks: list[list[Look]]) -> torch.Tensor:
         hidden = self._hidden[KNOWN_LAYER]
@@ -127,9 +136,12 @@ class Lessons(nn.Module):
         )
         tints = torch.tensor([look.tint for wanted in looks for look in wanted], device=said.device)
         known = torch.stack([look.known for wanted in looks for look in wanted]).to(said.device)
-        loss = 0.5 * KNOWN * functional.mse_loss(said[:, len(TINT_WORDS) :], known)
+        seen = torch.tensor([look.seen for wanted in looks for look in wanted], device=said.device)
+        loss = functional.binary_cross_entropy_with_logits(said[:, 0], seen.float())
+        if seen.any():
+            loss = loss + 0.5 * KNOWN * functional.mse_loss(said[seen, 1 + len(TINT_WORDS) :], known[seen])
         if (tints >= 0).any():
-            loss = loss + functional.cross_entropy(said[:, : len(TINT_WORDS)], tints, ignore_index=-1)
+            loss = loss + functional.cross_entropy(said[:, 1 : 1 + len(TINT_WORDS)], tints, ignore_index=-1)
         return loss
 
 

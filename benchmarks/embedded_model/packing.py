@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks.embedded_model.data import Prompter
-from benchmarks.embedded_model.guide import Look, Mention, Shown, answer_mention, look_back, looks
+from benchmarks.embedded_model.guide import Look, Mention, Shown, answer_mention, look_back, looks, role
 from benchmarks.embedded_model.model import EOS_ID, IGNORE, IMAGE_ID, Batch
 from benchmarks.embedded_model.readings import Reading
 from benchmarks.embedded_model.sets import ASK_FACTS
@@ -124,6 +124,9 @@ def pack(
             about = [here + mention.at for mention in mentions(text.split("?")[0])]
             if names:
                 found[1].append(names)
+                by = role(prompter.tokenizer, text)
+                if by is not None:
+                    found[0].append(names._replace(at=here + by))
             elif about:
                 row.backward.append((here + len(asked) - 1, about))
             after = range(positions[-1] + 1, positions[-1] + 1 + len(asked) + len(answered))

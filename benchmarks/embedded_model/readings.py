@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.embedded_model.bags import Bags, picked
 from benchmarks.embedded_model.data import FACTS, QUESTIONS, WINDOWS, FeatureBank, pool
-from benchmarks.embedded_model.guide import Shown
+from benchmarks.embedded_model.guide import Shown, sizes
 from benchmarks.embedded_model.sets import OPEN_SHARE, ExactSet, questions, statements
 from benchmarks.embedded_model.things import centres, starts
 from benchmarks.embedded_model.units import is_backdrop, places, pooled
@@ -57,7 +57,8 @@ def bag_reading(bags: Bags, level: int, stated: bool, rng: np.random.Generator) 
     frames = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
     where = torch.from_numpy(centres(numbers))
     said_of, tinted, framed = (torch.from_numpy(part).long() for part in (words, tints, frames))
-    shown = Shown(said_of, tinted, framed, where, torch.from_numpy(first))
+    begun = torch.from_numpy(first)
+    shown = Shown(said_of, tinted, framed, where, begun, sizes(said_of, tinted, framed, begun))
     asked = tuple((ask.kind, ask.text if rng.random() < OPEN_SHARE else prompt(ask), ask.answer) for ask in asks)
     image = len(parts) == 1 and rng.random() < 0.5
     spread = numbers if rng.random() < SPREAD_SHARE else None
@@ -85,7 +86,8 @@ def scene_reading(bank: FeatureBank, stated: bool, rng: np.random.Generator) -> 
     count = units.shape[1]
     words, tints = found.reshape(-1, 2).unbind(-1)
     framed, where = torch.arange(frames).repeat_interleave(count), places(window).repeat(frames, 1)
-    shown = Shown(words, tints, framed, where, torch.from_numpy(starts(found.numpy(), window)))
+    begun = torch.from_numpy(starts(found.numpy(), window))
+    shown = Shown(words, tints, framed, where, begun, sizes(words, tints, framed, begun))
     units = units.flatten(0, 1)
     if not sparse:
         return Reading(units, shown, None, frames, image, facts, asked)

@@ -166,6 +166,7 @@ def reading() -> readings.Reading:
         torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]),
         torch.from_numpy(things.centres(numbers)),
         torch.tensor([0, 1, 1, 0, 1, 1, 1, 0]).bool(),
+        torch.tensor([2.0, 1, 1, 2, 1, 1, 1, 1]),
     )
     generator = torch.Generator().manual_seed(0)
     asked = (
