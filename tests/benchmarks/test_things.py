@@ -9,7 +9,9 @@ import torch
 from benchmarks.embedded_model import guide, things, units
 from benchmarks.embedded_model.lessons import likelihoods
 from benchmarks.embedded_model.model import EOS_ID, IGNORE
+from benchmarks.embedded_model.run_files import load_tokenizer
 from benchmarks.embedded_model.sets import PHOTOGRAPH
+from tests.benchmarks.weights import needs_weights
 
 
 def test_things_are_patches_that_touch():
@@ -47,3 +49,36 @@ def test_likelihoods_are_those_of_whole_answers():
 def test_an_answer_of_no_kind_is_told():
     with pytest.raises(ValueError, match="zip"):
         likelihoods(torch.ones(1, 2), torch.tensor([[9, EOS_ID]]), ["motion", "count"])
+
+
+def test_units_of_things_that_look_alike_share_their_size():
+    """Two foxes of three units together, a dog of one, in the first frame; one fox of one in the second."""
+    words = torch.tensor([5, 5, 5, 7, 5])
+    tints, frames = torch.full((5,), -1), torch.tensor([0, 0, 0, 0, 1])
+    starts = torch.tensor([True, False, True, True, True])
+    assert guide.sizes(words, tints, frames, starts).tolist() == [1.5, 1.5, 1.5, 1, 1]
+
+
+def test_what_is_not_seen_is_known_as_such():
+    fox, dog = (units.WORDS.index(name) for name in ("fox", "dog"))
+    ones = torch.ones(1)
+    shown = guide.Shown(torch.tensor([fox]), -ones.long(), 0 * ones.long(), torch.zeros(1, 2), ones.bool(), ones)
+    mentions = [guide.Mention(3, "word", fox), guide.Mention(5, "word", dog), guide.Mention(6, "tint", 0)]
+    found = guide.looks(mentions, shown, torch.tensor([1]), 8)
+    assert [(look.at, look.seen) for look in found] == [(3, True), (5, False)], "of colours nothing is said"
+    assert not found[1].wanted.any()
+
+
+@needs_weights
+def test_a_question_has_a_word_for_its_thing(tmp_path):
+    tokenizer = load_tokenizer(tmp_path)
+    for text, word in (
+        ("\nWhich object is the small one near the corner? Answer with one of: fox, corn.", " corner"),
+        ("The largest object is the", " largest"),
+        ("\nWhich object appears last? Answer with one of: first aid kit, dog.", " last"),
+    ):
+        at = guide.role(tokenizer, text)
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        assert at is not None
+        assert tokenizer.decode(ids[at]) == word
+    assert guide.role(tokenizer, "Which color is the corn?") is None
