@@ -163,6 +163,14 @@ def write_set(
             print(f"{entry.name} {last}/{entry.count} {time.perf_counter() - started:.0f} s", flush=True)
 
 
+def label_again(entry: SceneSet, material: Path, out: Path, workers: int = 0) -> None:
+    """Labels of a set's stored units by the rules of today; no tower runs."""
+    done = int((out / f"{entry.name}.done").read_text())
+    found = np.load(out / f"{entry.name}.labels.npy", mmap_mode="r+")
+    for index, (_, shown) in zip(range(done), drawn(entry, material, 0, workers), strict=False):
+        found[index] = shown
+
+
 def tower_key(tower: Path | None) -> str:
     """What tells towers apart: "frozen", or the hash of what `perceive` wrote."""
     return hashlib.sha256(tower.read_bytes()).hexdigest()[:16] if tower else FROZEN
@@ -188,6 +196,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=sorted(SETS), required=True)
     parser.add_argument("--tower", type=Path, help="what `perceive` trained")
     parser.add_argument("--limit", type=int, help="only the first so many scenes of each set for now")
+    parser.add_argument("--relabel", action="store_true", help="only the labels of what is there, again")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=sorted(CHUNK_FRAMES), default="cpu")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw; 0: none beside this one")
@@ -196,6 +205,10 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     check_tower(args.out, args.tower)
     (args.out / "tower.txt").write_text(tower_key(args.tower))
+    if args.relabel:
+        for name in args.sets:
+            label_again(SETS[name], args.material, args.out, args.workers)
+        return
     tower = Tower(device=args.device)
     if args.tower:
         tower.restore(load_file(args.tower))

@@ -27,6 +27,8 @@ _ROWS = {word: row for row, word in enumerate(WORDS)}
 BACKDROP_ROWS = torch.tensor(sorted(_ROWS[word] for word in BACKDROPS))
 #: A unit shows what covers it most, if that is so much of it; a backdrop, if nothing else covers more than that.
 COVERED, BARE = 0.3, 0.03
+#: Something small may cover no unit so far: then the unit it covers most shows it, if that is so much.
+LEAST = 0.1
 #: Embeddings that say which way something lies: from, to.
 AXES = ((" left", " right"), (" top", " bottom"))
 TINT_WEIGHT, TEMPERATURE = 0.5, 0.07
@@ -48,6 +50,10 @@ def labels(scene: Scene | ExactScene, coverage: np.ndarray) -> np.ndarray:
     flat = flat[:, : len(looks)]
     slot = flat.argmax(1) if looks else np.zeros((frames, flat.shape[2]), int)
     slot = np.where(flat.max(1, initial=0) > COVERED, slot, len(looks))
+    for frame, look in np.ndindex(frames, len(looks)):
+        best = flat[frame, look].argmax()
+        if flat[frame, look, best] > LEAST and slot[frame, best] == len(looks) and look not in slot[frame]:
+            slot[frame, best] = look
     found = np.stack([words[slot], tints[slot]], -1)
     found[flat.sum(1) < BARE, 0] = _ROWS[background_word(scene)]
     return found

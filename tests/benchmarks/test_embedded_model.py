@@ -89,6 +89,15 @@ def test_labels_follow_the_coverage(bank):
     assert (found[..., 1] == units.UNCLEAR).all(), "nothing is dyed"
 
 
+def test_something_small_is_shown_by_the_unit_it_covers_most(bank):
+    scene = next(scene for scene in bank.scenes if scene.other is None)
+    for most, shown in ((0.25, [[0, 1]]), (0.05, [])):
+        coverage = np.zeros((1, 2, 8, 8), np.float32)
+        coverage[0, 0, 0, 0], coverage[0, 0, 0, 1] = most / 2, most
+        words = units.labels(scene, coverage).reshape(8, 8, 2)[..., 0]
+        assert np.argwhere(words == units.WORDS.index(scene.main.cutout.name)).tolist() == shown
+
+
 def test_labels_of_dyed_things_and_signs():
     shown = (Picture("dog", "a"), Picture("cat", "b"), Sign(sign_texts(held_out=False)[0], "font", True))
     actors = [
