@@ -144,30 +144,35 @@ def test_undoing_the_rope_permutation_inverts_llama_cpps():
 
 
 @needs_weights
-def test_the_vision_tower_is_the_one_in_the_onnx_file(folder):
+def test_the_vision_tower_is_the_one_in_the_onnx_file_with_trained_terms(folder):
     import onnx
     from onnx import numpy_helper
 
     graph = onnx.load(assembling.VISION_FILE.locate()).graph
     constants = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
     reads = {node.name: node.input[1] for node in graph.node if node.op_type == "MatMul"}
-    layer = "encoder.layer.7"
+    layer = "encoder.layer.3"  # the last four carry trained terms
     expected = {
         "embeddings.patch_embeddings.projection.weight": constants[
             "backbone.embeddings.patch_embeddings.projection.weight"
         ],
-        f"{layer}.lambda_1": constants["backbone.encoder.layer.7.layer_scale1.lambda1"],
-        f"{layer}.layernorm_after.bias": constants["backbone.encoder.layer.7.norm2.bias"],
-        f"{layer}.attention.k_proj.bias": constants["backbone.encoder.layer.7.attention.attention.key.bias"],
+        f"{layer}.lambda_1": constants["backbone.encoder.layer.3.layer_scale1.lambda1"],
+        f"{layer}.layernorm_after.bias": constants["backbone.encoder.layer.3.norm2.bias"],
+        f"{layer}.attention.k_proj.bias": constants["backbone.encoder.layer.3.attention.attention.key.bias"],
         f"{layer}.attention.q_proj.weight": constants[
-            reads["/backbone/encoder/layer.7/attention/attention/query/MatMul"]
+            reads["/backbone/encoder/layer.3/attention/attention/query/MatMul"]
         ].T,
-        f"{layer}.mlp.fc1.weight": constants[reads["/backbone/encoder/layer.7/mlp/fc1/MatMul"]].T,
+        f"{layer}.mlp.fc1.weight": constants[reads["/backbone/encoder/layer.3/mlp/fc1/MatMul"]].T,
     }
     with safe_open(folder / "model.safetensors", "pt") as stored:
         for name, value in expected.items():
             actual = stored.get_tensor(towers.VISION_PREFIX + name).numpy()
             assert np.array_equal(actual, value.astype(np.float16)), name
+        adapted = stored.get_tensor(f"{towers.VISION_PREFIX}encoder.layer.7.mlp.fc1.weight").float()
+    with safe_open(assembling.TRAINED_PATH, "pt") as trained:
+        pair = [trained.get_tensor(f"vision_lora.7.mlp.fc1.{part}").float() for part in "BA"]
+    frozen = torch.from_numpy(constants[reads["/backbone/encoder/layer.7/mlp/fc1/MatMul"]].T.copy())
+    assert torch.allclose(adapted, frozen + pair[0] @ pair[1], atol=1e-3)
 
 
 @needs_weights
