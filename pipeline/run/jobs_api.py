@@ -24,11 +24,13 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 #: Where an address is looked for, first to last. Ray's own client lets the environment win over an argument.
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_DASHBOARD_ADDRESS", "RAY_ADDRESS")
 
-_TALKATIVE = (
-    "ray._private.runtime_env.packaging",
-    "ray.dashboard.modules.dashboard_sdk",
-    "ray.dashboard.modules.job.sdk",
-)
+#: Whose log lines would stand among ours, and from which level on they may. Of files above 10 MiB, as the embedded
+#: model's trained part, Ray only advises to leave them out; what cannot be uploaded is an error of its own.
+_TALKATIVE = {
+    "ray._private.runtime_env.packaging": logging.ERROR,
+    "ray.dashboard.modules.dashboard_sdk": logging.WARNING,
+    "ray.dashboard.modules.job.sdk": logging.WARNING,
+}
 
 #: A cluster that does not answer for so long while its job is followed is given up; the job may still run.
 LOST_S = 60.0
@@ -111,8 +113,8 @@ class Jobs:
         self._knock(found[1] if found else None)
         from ray.job_submission import JobSubmissionClient
 
-        for name in _TALKATIVE:
-            logging.getLogger(name).setLevel(logging.WARNING)
+        for name, level in _TALKATIVE.items():
+            logging.getLogger(name).setLevel(level)
         with _address_in_environment(address), self._readable():
             self._client = JobSubmissionClient(address, headers=self._headers)
 
