@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.embedded_model import guide, things, units
+from benchmarks.embedded_model import features, guide, things, units
 from benchmarks.embedded_model.lessons import likelihoods
 from benchmarks.embedded_model.model import EOS_ID, IGNORE
 from benchmarks.embedded_model.run_files import load_tokenizer
-from benchmarks.embedded_model.sets import PHOTOGRAPH
+from benchmarks.embedded_model.sets import PHOTOGRAPH, SETS
 from tests.benchmarks.weights import needs_weights
 
 
@@ -82,3 +82,14 @@ def test_a_question_has_a_word_for_its_thing(tmp_path):
         assert at is not None
         assert tokenizer.decode(ids[at]) == word
     assert guide.role(tokenizer, "Which color is the corn?") is None
+
+
+def test_labels_are_written_again_without_a_tower(material, tmp_path):
+    entry = SETS["exact_train"]
+    np.save(tmp_path / "exact_train.labels.npy", np.full((3, entry.frames, 64, 2), 99, np.int16))
+    (tmp_path / "exact_train.done").write_text("2")
+    features.label_again(entry, material.folder, tmp_path)
+    found = np.load(tmp_path / "exact_train.labels.npy")
+    for index, seed in enumerate(entry.seeds[:2]):
+        assert np.array_equal(found[index], features.labelled(entry, material.folder, seed)[1])
+    assert (found[2] == 99).all(), "only what is there"
