@@ -203,6 +203,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
+    missing = [name for name in args.sets if args.relabel and not (args.out / f"{name}.done").is_file()]
+    if missing:
+        parser.error(f"--relabel: {args.out} has no features of {', '.join(missing)}; compute them first")
     check_tower(args.out, args.tower)
     (args.out / "tower.txt").write_text(tower_key(args.tower))
     if args.relabel:

@@ -97,5 +97,7 @@ def in_words(found: Sequence[Duel]) -> str:
     ]
     never = sorted({duel.rival for duel in found} - {duel.rival for duel in above})
     head = "Where LUVC's curve lies below a rival's, accuracy against wall-clock, between 50 % and 10 % of the tokens:"
-    lines += [f"- nowhere below: {', '.join(never)}"] if never else []
+    # Nothing is known between the shares that were measured.
+    at = ", ".join(f"{share:.0%}" for share in sorted({duel.share for duel in found}, reverse=True))
+    lines += [f"- not above LUVC where it was measured ({at}): {', '.join(never)}"] if never else []
     return "\n".join([head, "", *lines])

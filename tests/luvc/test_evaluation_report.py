@@ -114,7 +114,7 @@ def test_where_a_rival_is_above_is_said_in_words():
     assert found["random", 0.25].points_at_time is None, "never so fast"
     text = duels_in_words(list(found.values()))
     assert "at 25%: resize is 7.6 points higher at equal wall-clock; at equal tokens 7.5 points higher" in text
-    assert "nowhere below: random" in text
+    assert "not above LUVC where it was measured (50%, 25%, 10%): random" in text
     assert duels_in_words([]) == ""
 
 
