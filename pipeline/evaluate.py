@@ -223,7 +223,7 @@ def write_report(args: argparse.Namespace, identity: dict[str, Any], answered: S
     """Tables and charts of what was answered of these questions, in `--out`; printed, too."""
     from luvc.evaluation.charts import chart, row_chart
     from luvc.evaluation.report import kinds_table, table, texts_table
-    from luvc.evaluation.rivals import duels, in_words
+    from luvc.evaluation.rivals import compare, in_words
     from luvc.evaluation.summary import as_report, summarise
 
     similarity = None
@@ -235,10 +235,15 @@ def write_report(args: argparse.Namespace, identity: dict[str, Any], answered: S
             _say(f"similarity of texts: not measured ({INSTALL_HINT})")
     rows = [row for row in answered if row["question_id"] in ids]
     figures = summarise(rows, similarity)
-    against = duels(figures, rows)
-    facts = {"study": identity, "machine": _machine(args), "against_rivals": [asdict(duel) for duel in against]}
+    duels, contests = compare(figures, rows)
+    facts = {
+        "study": identity,
+        "machine": _machine(args),
+        "against_rivals": [asdict(duel) for duel in duels],
+        "against_rivals_mean": [asdict(contest) for contest in contests],
+    }
     report = json.dumps(as_report(figures, facts), indent=1) + "\n"
-    parts = [table(figures), kinds_table(figures), texts_table(figures), in_words(against)]
+    parts = [table(figures), kinds_table(figures), texts_table(figures), in_words(duels, contests)]
     tables = "\n\n".join(part for part in parts if part) + "\n"
     written = {
         args.out / "evaluate.json": report,

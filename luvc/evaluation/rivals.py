@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, geometric_mean
 
-import numpy as np
-
+from luvc.evaluation import statistics
 from luvc.evaluation.answers import Row
 from luvc.evaluation.statistics import Interval
 from luvc.evaluation.summary import Figures, by_name, paired
 
 OURS = "luvc"
+
+#: Of one question: how much more of a right answer the rival had than LUVC.
+Differences = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Duel:
         times_as_fast: seconds of LUVC over the rival's, at the same tokens.
         points_at_time: accuracy of the rival at LUVC's wall-clock minus LUVC's, points, interpolated between its shares
             and the uncompressed run; None: the rival is not as fast at any of its shares.
+        interval_at_time: 95 % of it, by a bootstrap over clips; seconds are taken as exact.
     """
 
     rival: str
@@ -33,6 +37,31 @@ class Duel:
     interval: Interval
     times_as_fast: float
     points_at_time: float | None
+    interval_at_time: Interval | None
+
+
+@dataclass(frozen=True)
+class Contest:
+    """LUVC and a rival over several shares: the mean of their duels, on the same questions.
+
+    One share's questions rarely tell two methods apart; the mean over shares is steadier.
+
+    Attributes:
+        shares: at equal tokens.
+        points, interval: mean over them of what the rival is above LUVC, by a bootstrap over clips.
+        times_as_fast: geometric mean.
+        shares_at_time: those at which the rival can be as fast as LUVC.
+        points_at_time, interval_at_time: mean over these at LUVC's wall-clock; None without any.
+    """
+
+    rival: str
+    shares: tuple[float, ...]
+    points: float
+    interval: Interval
+    times_as_fast: float
+    shares_at_time: tuple[float, ...]
+    points_at_time: float | None
+    interval_at_time: Interval | None
 
 
 def method_and_share(name: str) -> tuple[str, float] | None:
@@ -51,53 +80,106 @@ def curves(figures: Sequence[Figures]) -> dict[str, dict[float, Figures]]:
     return {method: dict(sorted(points.items(), reverse=True)) for method, points in found.items()}
 
 
-def duels(figures: Sequence[Figures], rows: Iterable[Row], shares: tuple[float, float] = (0.1, 0.5)) -> list[Duel]:
-    """LUVC against every method of another name, at each common share within `shares`, ends included."""
+def compare(
+    figures: Sequence[Figures], rows: Iterable[Row], shares: tuple[float, float] = (0.1, 0.5)
+) -> tuple[list[Duel], list[Contest]]:
+    """LUVC against every method of another name, at each common share within `shares`, ends included, and over all."""
     methods, answers = curves(figures), by_name(rows)
-    found = []
-    for share, mine in methods.get(OURS, {}).items():
-        if not shares[0] <= share <= shares[1]:
+    video = {key: row["video"] for key, row in answers[figures[0].name].items()}
+    ours = {share: item for share, item in methods.get(OURS, {}).items() if shares[0] <= share <= shares[1]}
+    duels: list[Duel] = []
+    contests: list[Contest] = []
+    for rival, points in methods.items():
+        common = tuple(share for share in ours if share in points)
+        if rival.startswith(OURS) or not common:
             continue
-        for rival, points in methods.items():
-            if not rival.startswith(OURS) and share in points:
-                theirs = points[share]
-                comparison = paired(answers[theirs.name], answers[mine.name])
-                found.append(
-                    Duel(
-                        rival,
-                        share,
-                        100 * comparison.difference,
-                        (100 * comparison.interval[0], 100 * comparison.interval[1]),
-                        theirs.speedup / mine.speedup,
-                        _at_time([figures[0], *points.values()], mine),
-                    )
-                )
-    return found
+        at_tokens: dict[float, Differences] = {}
+        at_time: dict[float, Differences] = {}
+        for share in common:
+            mine, theirs = ours[share], points[share]
+            at_tokens[share] = _differences({theirs.name: 1.0}, mine.name, answers)
+            weights = _at_time([figures[0], *points.values()], mine.time)
+            if weights is not None:
+                at_time[share] = _differences(weights, mine.name, answers)
+            equal = paired(answers[theirs.name], answers[mine.name])
+            interval = (100 * equal.interval[0], 100 * equal.interval[1])
+            timed = _mean([at_time[share]] if share in at_time else [], video)
+            duels.append(Duel(rival, share, 100 * equal.difference, interval, theirs.speedup / mine.speedup, *timed))
+        tokens = _mean(list(at_tokens.values()), video)
+        assert tokens[0] is not None and tokens[1] is not None, "there is a common share"
+        fast = geometric_mean(duel.times_as_fast for duel in duels if duel.rival == rival)
+        contests.append(Contest(rival, common, *tokens, fast, tuple(at_time), *_mean(list(at_time.values()), video)))
+    return duels, contests
 
 
-def _at_time(curve: Sequence[Figures], mine: Figures) -> float | None:
-    places = sorted((item.time, item.overall.value) for item in curve)
-    time = mine.time
-    if time < places[0][0]:
+def _differences(weights: Mapping[str, float], mine: str, answers: Mapping[str, Mapping[str, Row]]) -> Differences:
+    """On the scored questions that all have, as `Differences`; settings of the rival are mixed by `weights`."""
+    own = answers[mine]
+    return {
+        key: sum(weight * answers[name][key]["correct"] for name, weight in weights.items()) - row["correct"]
+        for key, row in own.items()
+        if row["correct"] is not None and all(key in answers[name] for name in weights)
+    }
+
+
+def _mean(parts: Sequence[Differences], video: Mapping[str, str]) -> tuple[float | None, Interval | None]:
+    """Mean, in points, over the questions that all parts have, with its interval by a bootstrap over clips."""
+    keys = [key for key in parts[0] if all(key in part for part in parts)] if parts else []
+    if not keys:
+        return None, None
+    means = [fmean(part[key] for part in parts) for key in keys]
+    low, high = statistics.clustered(means, [video[key] for key in keys])
+    return 100 * fmean(means), (100 * low, 100 * high)
+
+
+def _at_time(curve: Sequence[Figures], time: float) -> dict[str, float] | None:
+    """The two settings of a curve around a time and their weights in it; None where the curve has none as fast."""
+    places = sorted(curve, key=lambda item: item.time)
+    if time < places[0].time:
         return None
-    accuracy = np.interp(time, [place[0] for place in places], [place[1] for place in places])
-    return float(100 * (accuracy - mine.overall.value))
+    if time >= places[-1].time:
+        return {places[-1].name: 1.0}
+    right = next(index for index, place in enumerate(places) if place.time > time)
+    faster, slower = places[right - 1], places[right]
+    part = (time - faster.time) / (slower.time - faster.time)
+    return {faster.name: 1 - part, slower.name: part}
 
 
-def in_words(found: Sequence[Duel]) -> str:
-    """A Markdown list: where a rival is above LUVC at equal wall-clock, and who never is. Empty without duels."""
-    if not found:
+def in_words(duels: Sequence[Duel], contests: Sequence[Contest]) -> str:
+    """A Markdown table of the means and a list of where a rival is above LUVC at equal wall-clock; "" without duels."""
+    if not duels:
         return ""
-    above = [duel for duel in found if duel.points_at_time is not None and duel.points_at_time > 0]
     lines = [
-        f"- at {duel.share:.0%}: {duel.rival} is {duel.points_at_time:.1f} points higher at equal wall-clock; "
-        f"at equal tokens {abs(duel.points):.1f} points {'higher' if duel.points >= 0 else 'lower'} "
-        f"(95 %: {duel.interval[0]:+.1f} to {duel.interval[1]:+.1f}) and {duel.times_as_fast:.2f}x as fast"
+        "What a rival is above LUVC, points of accuracy, mean over the shares that both were measured at between "
+        "50 % and 10 % of the tokens (95 %):",
+        "",
+        "| rival | shares | at equal tokens | times as fast | shares as fast | at equal wall-clock |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in contests:
+        cells = [one.rival, _shares(one.shares), _points(one.points, one.interval), f"{one.times_as_fast:.2f}x"]
+        cells += [_shares(one.shares_at_time) or "none", _points(one.points_at_time, one.interval_at_time)]
+        lines.append("| " + " | ".join(cells) + " |")
+    above = [duel for duel in duels if duel.points_at_time is not None and duel.points_at_time > 0]
+    lines += ["", "Where LUVC's curve lies below a rival's, accuracy against wall-clock:", ""]
+    lines += [
+        f"- at {duel.share:.0%}: {duel.rival} is {_points(duel.points_at_time, duel.interval_at_time)} points higher "
+        f"at equal wall-clock; at equal tokens {_points(duel.points, duel.interval)} and {duel.times_as_fast:.2f}x as "
+        "fast"
         for duel in sorted(above, key=lambda duel: (-duel.share, -(duel.points_at_time or 0)))
     ]
-    never = sorted({duel.rival for duel in found} - {duel.rival for duel in above})
-    head = "Where LUVC's curve lies below a rival's, accuracy against wall-clock, between 50 % and 10 % of the tokens:"
+    never = sorted({duel.rival for duel in duels} - {duel.rival for duel in above})
     # Nothing is known between the shares that were measured.
-    at = ", ".join(f"{share:.0%}" for share in sorted({duel.share for duel in found}, reverse=True))
+    at = _shares(sorted({duel.share for duel in duels}, reverse=True))
     lines += [f"- not above LUVC where it was measured ({at}): {', '.join(never)}"] if never else []
-    return "\n".join([head, "", *lines])
+    return "\n".join(lines)
+
+
+def _points(value: float | None, interval: Interval | None) -> str:
+    if value is None or interval is None:
+        return "-"
+    return f"{value:+.1f} ({interval[0]:+.1f} to {interval[1]:+.1f})"
+
+
+def _shares(shares: Sequence[float]) -> str:
+    return ", ".join(f"{share:.0%}" for share in shares)

@@ -102,24 +102,27 @@ def newcombe(pairs: Pairs, level: float = 0.95) -> Interval:
 
 
 def clustered(
-    first: Sequence[bool],
-    second: Sequence[bool],
+    differences: Sequence[float],
     clusters: Sequence[Hashable],
     level: float = 0.95,
     draws: int = 4000,
     seed: int = 0,
 ) -> Interval:
-    """Interval of the paired difference by a bootstrap over clusters (Efron and Tibshirani 1993, percentiles).
+    """Interval of a mean by a bootstrap over clusters (Efron and Tibshirani 1993, percentiles).
 
     Questions about one clip fail together, so clips are drawn, with all their questions, not questions.
+
+    Args:
+        differences: what one run has above the other, question by question.
+        clusters: the clip of each.
     """
-    differences: dict[Hashable, list[int]] = {}
-    for one, other, cluster in zip(first, second, clusters, strict=True):
-        differences.setdefault(cluster, []).append(int(one) - int(other))
-    if not differences:
+    by_cluster: dict[Hashable, list[float]] = {}
+    for difference, cluster in zip(differences, clusters, strict=True):
+        by_cluster.setdefault(cluster, []).append(difference)
+    if not by_cluster:
         return -1.0, 1.0
-    sums = np.array([sum(values) for values in differences.values()], np.float64)
-    counts = np.array([len(values) for values in differences.values()], np.float64)
+    sums = np.array([sum(values) for values in by_cluster.values()], np.float64)
+    counts = np.array([len(values) for values in by_cluster.values()], np.float64)
     return bootstrap(len(sums), lambda weights: (weights @ sums) / (weights @ counts), level, draws, seed)
 
 

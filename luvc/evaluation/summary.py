@@ -130,8 +130,8 @@ def paired(first: Mapping[str, Row], second: Mapping[str, Row]) -> Comparison:
     """Compare two settings on the scored questions that both have."""
     scored = [(one, second[key]) for key, one in first.items() if key in second and one["correct"] is not None]
     pairs = _pairs(scored)
-    one, other = ([bool(row["correct"]) for row in side] for side in zip(*scored, strict=True))
-    by_video = statistics.clustered(one, other, [row["video"] for row, _ in scored])
+    differences = [int(one["correct"]) - int(other["correct"]) for one, other in scored]
+    by_video = statistics.clustered(differences, [row["video"] for row, _ in scored])
     interval = statistics.wider(statistics.newcombe(pairs), by_video)
     return Comparison(pairs.difference, interval, statistics.mcnemar(pairs))
 

@@ -70,10 +70,10 @@ def test_the_bootstrap_draws_clips_not_questions():
     rng = np.random.default_rng(1)
     clips = np.repeat(np.arange(40), 10)
     after = np.repeat(rng.random(40) < 0.6, 10)
-    before = [True] * 400
-    alone = statistics.clustered(before, after.tolist(), list(range(400)))
-    together = statistics.clustered(before, after.tolist(), clips.tolist())
-    assert together == statistics.clustered(before, after.tolist(), clips.tolist()), "seeded"
+    lost = (1 - after).tolist()
+    alone = statistics.clustered(lost, list(range(400)))
+    together = statistics.clustered(lost, clips.tolist())
+    assert together == statistics.clustered(lost, clips.tolist()), "seeded"
     assert (together[1] - together[0]) > 2.5 * (alone[1] - alone[0])
     assert together[0] < 1 - after.mean() < together[1]
 

@@ -12,7 +12,7 @@ from luvc.errors import ConfigError
 from luvc.evaluation.charts import chart, row_chart
 from luvc.evaluation.choice import choose, in_words, is_ours, settings_of
 from luvc.evaluation.report import kinds_table, table, texts_table
-from luvc.evaluation.rivals import duels
+from luvc.evaluation.rivals import compare
 from luvc.evaluation.rivals import in_words as duels_in_words
 from luvc.evaluation.settings import Place, parse_setting
 from luvc.evaluation.summary import as_report, summarise
@@ -103,7 +103,8 @@ def study() -> list[dict]:
 def test_where_a_rival_is_above_is_said_in_words():
     rows = study()
     figures = summarise(rows)
-    found = {(duel.rival, duel.share): duel for duel in duels(figures, rows)}
+    duels, contests = compare(figures, rows)
+    found = {(duel.rival, duel.share): duel for duel in duels}
     assert set(found) == {(rival, share) for rival in ("resize", "random") for share in (0.5, 0.25, 0.1)}
     quarter = found["resize", 0.25]
     assert quarter.points == pytest.approx(7.5)
@@ -111,11 +112,28 @@ def test_where_a_rival_is_above_is_said_in_words():
     assert quarter.times_as_fast == pytest.approx(4 / 3.95)
     # 4.0 s lies between resize's 3.95 s (33 right) and 5.7 s (34 right).
     assert quarter.points_at_time == pytest.approx(100 * (33 + 0.05 / 1.75 - 30) / 40)
-    assert found["random", 0.25].points_at_time is None, "never so fast"
-    text = duels_in_words(list(found.values()))
-    assert "at 25%: resize is 7.6 points higher at equal wall-clock; at equal tokens 7.5 points higher" in text
+    assert quarter.interval_at_time is not None
+    assert quarter.interval_at_time[0] < quarter.points_at_time < quarter.interval_at_time[1]
+    assert (found["random", 0.25].points_at_time, found["random", 0.25].interval_at_time) == (None, None), "too slow"
+    text = duels_in_words(duels, contests)
+    assert "at 25%: resize is +7.6 (+" in text
+    assert "at equal tokens +7.5 (" in text
     assert "not above LUVC where it was measured (50%, 25%, 10%): random" in text
-    assert duels_in_words([]) == ""
+    assert duels_in_words([], []) == ""
+
+
+def test_the_mean_over_shares_is_told_of_each_rival():
+    rows = study()
+    duels, contests = compare(summarise(rows), rows)
+    resize, random = contests
+    assert (resize.rival, resize.shares) == ("resize", (0.5, 0.25, 0.1))
+    mine = [duel for duel in duels if duel.rival == "resize"]
+    assert resize.points == pytest.approx(sum(duel.points for duel in mine) / 3)
+    assert resize.points_at_time == pytest.approx(sum(duel.points_at_time for duel in mine) / 3)
+    assert resize.interval[0] < resize.points < resize.interval[1]
+    assert resize.times_as_fast == pytest.approx((6 / 5.7 * 4 / 3.95 * 2.8 / 2.9) ** (1 / 3))
+    assert (random.shares_at_time, random.points_at_time, random.interval_at_time) == ((), None, None)
+    assert "| random | 50%, 25%, 10% | " in duels_in_words(duels, contests)
 
 
 def test_charts_are_whole_svg_and_name_everything():
