@@ -17,10 +17,14 @@ from luvc.shapes import Grid
 
 SCHEDULES = ("ramp", "stages")
 
+#: Depth of the language model before which "luvc-cut" drops nothing.
+CUT_DEPTH = 0.6
+
 #: Names in `METHOD@SHARE`. A pruner drops behind the encoder, once; with a schedule, inside the language model.
 METHODS = (
-    *("luvc", "luvc-stages", "resize", *MERGE_METHODS, *PRUNE_METHODS),
+    *("luvc", "luvc-stages", "luvc-cut", "resize", *MERGE_METHODS, *PRUNE_METHODS),
     *(f"{pruner}-{schedule}" for pruner in PRUNE_METHODS for schedule in SCHEDULES),
+    "spu-cut",  # of every pruner the same: what drops everything chooses nothing
 )
 
 
@@ -36,7 +40,8 @@ def at_share(method: str, share: float, layers: int, grid: Grid) -> Compression:
     LUVC's two parts share the work by this rule: each leaves sqrt(share), until the pruner's ramp is the published one
     that starts at the first layer (mean 1/2, at a share of 1/4: merge to a half, prune to a half). Below, the ramp
     stays and the merger takes the rest, because language models suffer most from what is dropped before their first
-    layers. The merger's grid is the nearest there is; the ramp makes up for its rounding.
+    layers. The merger's grid is the nearest there is; the ramp makes up for its rounding. `luvc-cut` keeps all tokens
+    up to a depth and none behind it, and shares the work by the same rule: the depth is sqrt(share), down to CUT_DEPTH.
 
     Args:
         method: one of METHODS.
@@ -57,8 +62,11 @@ def at_share(method: str, share: float, layers: int, grid: Grid) -> Compression:
     if method == "tome":
         return Compression(name, merge=Merge("tome", keep=target / grid.units))
     if method.startswith("luvc"):
-        merged = scaled_sides(grid.height, grid.width, math.sqrt(share) if share >= 0.25 else 2 * share)
-        pruner, schedule = "spu", "stages" if method.endswith("stages") else "ramp"
+        pruner, schedule = "spu", method.partition("-")[2] or "ramp"
+        left = math.sqrt(share) if share >= 0.25 else 2 * share
+        if schedule == "cut":
+            left = min(math.sqrt(share), share / CUT_DEPTH)
+        merged = scaled_sides(grid.height, grid.width, left)
         prune = prune_to(pruner, schedule, grid.frames * merged[0] * merged[1], target, layers)
         return Compression(name, merge=oim_to(grid, merged), prune=prune)
     pruner, _, schedule = method.partition("-")
@@ -92,11 +100,11 @@ def prune_to(pruner: str, schedule: str, tokens: int, mean: int, layers: int) ->
 
     `drop`: once, behind the encoder. `stages` and `ramp`: in the published shape down to zero at the last layer, which
     has a mean of about one half. For more, the ramp starts later and the stages keep more; for less, the whole shape is
-    scaled down, its first drop behind the encoder.
+    scaled down, its first drop behind the encoder. `cut`: all of them up to a depth, and none behind it.
     """
     if mean >= tokens:
         return None
-    shape = {"drop": _drop, "stages": _stages, "ramp": _ramp}[schedule]
+    shape = {"drop": _drop, "stages": _stages, "ramp": _ramp, "cut": _cut}[schedule]
 
     def made(amount: float) -> Prune:
         return shape(pruner, amount, layers)
@@ -142,3 +150,11 @@ def _ramp(pruner: str, amount: float, layers: int) -> Prune:
     keeps = [top if layer <= start else top * (last - layer) / (last - start) for layer in range(last)]
     stages = [Stage(round(max(0.0, (layer - 0.5) / layers), 6), round(keep, 6)) for layer, keep in enumerate(keeps)]
     return Prune(pruner, stages=(*stages, Stage(1.0, 0.0)))
+
+
+def _cut(pruner: str, amount: float, layers: int) -> Prune:
+    """All tokens in the first `amount` of the layers; the layer in which that ends has the fraction."""
+    whole = min(math.floor(amount * layers), layers - 1)
+    depth = (whole - 0.5) / layers
+    stages = [(depth, amount * layers - whole), (depth + 1 / layers, 0.0)]
+    return Prune(pruner, stages=tuple(Stage(round(max(0.0, at), 6), round(min(1.0, keep), 6)) for at, keep in stages))

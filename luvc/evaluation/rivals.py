@@ -103,12 +103,12 @@ def compare(
                 at_time[share] = _differences(weights, mine.name, answers)
             equal = paired(answers[theirs.name], answers[mine.name])
             interval = (100 * equal.interval[0], 100 * equal.interval[1])
-            timed = _mean([at_time[share]] if share in at_time else [], video)
+            timed = _mean([at_time[share]], video) if share in at_time else (None, None)
             duels.append(Duel(rival, share, 100 * equal.difference, interval, theirs.speedup / mine.speedup, *timed))
         tokens = _mean(list(at_tokens.values()), video)
-        assert tokens[0] is not None and tokens[1] is not None, "there is a common share"
+        timed = _mean(list(at_time.values()), video) if at_time else (None, None)
         fast = geometric_mean(duel.times_as_fast for duel in duels if duel.rival == rival)
-        contests.append(Contest(rival, common, *tokens, fast, tuple(at_time), *_mean(list(at_time.values()), video)))
+        contests.append(Contest(rival, common, *tokens, fast, tuple(at_time), *timed))
     return duels, contests
 
 
@@ -122,11 +122,9 @@ def _differences(weights: Mapping[str, float], mine: str, answers: Mapping[str, 
     }
 
 
-def _mean(parts: Sequence[Differences], video: Mapping[str, str]) -> tuple[float | None, Interval | None]:
+def _mean(parts: Sequence[Differences], video: Mapping[str, str]) -> tuple[float, Interval]:
     """Mean, in points, over the questions that all parts have, with its interval by a bootstrap over clips."""
-    keys = [key for key in parts[0] if all(key in part for part in parts)] if parts else []
-    if not keys:
-        return None, None
+    keys = [key for key in parts[0] if all(key in part for part in parts)]
     means = [fmean(part[key] for part in parts) for key in keys]
     low, high = statistics.clustered(means, [video[key] for key in keys])
     return 100 * fmean(means), (100 * low, 100 * high)

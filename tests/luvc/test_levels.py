@@ -60,6 +60,16 @@ def test_luvc_shares_the_work_as_the_paper_does_at_a_quarter():
     assert less.prune.keep_at(0, 30) > 0.95, "below a quarter the merger takes the rest, the ramp stays"
 
 
+def test_a_cut_keeps_everything_up_to_its_depth():
+    grid = Grid(8, 8, 8)
+    alone = schedule(SHAPE, grid, at_share("spu-cut", 0.5, 30, grid)).layer_tokens
+    assert (set(alone[:14]), set(alone[16:])) == ({512}, {0})
+    both = schedule(SHAPE, grid, at_share("luvc-cut", 0.25, 30, grid))
+    assert both.merged_tokens == 8 * 25
+    assert both.layer_tokens[18] == 200, "nothing is dropped before 0.6 of the depth"
+    assert set(both.layer_tokens[20:]) == {0}
+
+
 def test_sides_are_the_nearest_to_the_share():
     assert scaled_sides(8, 8, 0.25) == (4, 4)
     assert scaled_sides(8, 8, 0.5) == (5, 6)
