@@ -141,8 +141,8 @@ class Prune:
         filter: ideal low-pass by "dct", or "fir" (a binomial kernel; no transform).
         cutoff: share of the spectrum that counts as low, in (0, 1].
         taps: length of the FIR kernel, odd.
-        sign: keep the tokens whose low-pass part is largest ("high") or smallest ("low").
-        residual: score the high-pass remainder instead of the low-pass part.
+        residual: score what the low-pass filter takes away instead of what it lets pass.
+        sign: keep the tokens whose score is largest ("high") or smallest ("low").
         seed: for "random".
     """
 
@@ -151,12 +151,12 @@ class Prune:
     first: float = 0.0
     every: int = 1
     stages: tuple[Stage, ...] = THREE_STAGES
-    axis: Literal["sequence", "channel"] = "channel"
+    axis: Literal["sequence", "channel"] = "sequence"
     filter: Literal["dct", "fir"] = "dct"
-    cutoff: float = 0.25
+    cutoff: float = 0.02
     taps: int = 5
     sign: Literal["high", "low"] = "high"
-    residual: bool = False
+    residual: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -249,9 +249,12 @@ class Compression:
         )
 
 
+#: The nearest reading of the paper's words; the defaults of `Prune` are what measurement made of it (docs/method.md).
+_MAGNITUDE = Prune(schedule="ramp", axis="channel", cutoff=0.25, residual=False)
+
 PRESETS: dict[str, Compression] = {
     "off": Compression("off"),
-    "paper": Compression("paper", merge=Merge(keep=0.5), prune=Prune(schedule="ramp")),
+    "paper": Compression("paper", merge=Merge(keep=0.5), prune=_MAGNITUDE),
     "balanced": Compression("balanced", merge=Merge(keep=0.25), prune=Prune()),
     "fast": Compression("fast", merge=Merge(keep=0.15, last=0.4), prune=Prune()),
 }

@@ -1,11 +1,12 @@
-"""Spectrum pruning unit (SPU): score visual tokens by the low-pass part of their hidden states.
+"""Spectrum pruning unit (SPU): score visual tokens by what a low-pass filter leaves of their hidden states.
 
 The hidden states of one video's visual tokens are a signal, indexed by visual token even where text
-splits them into runs. The score of a token is the magnitude of its low-pass part; the largest stay. No
-attention weights, no similarity matrix, no query: it works beside any fused attention kernel, and several
-questions can share one visual prefix.
+splits them into runs. What changes slowly along it is backdrop; the score of a token is the magnitude of the
+rest, and the largest stay. No attention weights, no similarity matrix, no query: it works beside any fused
+attention kernel, and several questions can share one visual prefix.
 
-Idea: arXiv 2512.09010 (transform, axis and cut-off are not published there; all are switches here).
+Idea: arXiv 2512.09010. Transform, axis, cut-off and score are not published there; all are switches here, and
+defaults are what was measured (docs/method.md).
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -105,11 +106,25 @@ def test_a_constant_is_all_low_and_an_alternation_is_not(kind):
 def test_signs_and_residual_rank_smooth_tokens_as_they_should():
     smooth, rough = torch.ones(16), torch.tensor([1.0, -1.0] * 8)
     hidden = candidates(torch.stack([smooth, rough]), (2,))
-    high, low = (spectral_scores(hidden, Prune(sign=sign))[0] for sign in ("high", "low"))
+    along = Prune(axis="channel", cutoff=0.25, residual=False)
+    high, low = (spectral_scores(hidden, replace(along, sign=sign))[0] for sign in ("high", "low"))
     assert high[0] > high[1]
     assert low[0] < low[1]
-    rest = spectral_scores(hidden, Prune(residual=True))[0]
+    rest = spectral_scores(hidden, replace(along, residual=True))[0]
     assert rest[0] < rest[1]
+
+
+@pytest.mark.parametrize("kind", ["dct", "fir"])
+def test_what_differs_from_a_slowly_changing_backdrop_stays(kind):
+    """A backdrop that brightens over the clip, strong everywhere, and four tokens of something else that is weaker."""
+    backdrop = torch.linspace(1, 2, 64)[:, None] * torch.ones(12) * 5
+    thing = torch.tensor([7, 20, 41, 58])
+    hidden = backdrop.clone()
+    hidden[thing] = torch.randn(4, 12, generator=torch.Generator().manual_seed(0))
+    chosen = select(candidates(hidden, (64,)), (4,), Prune(filter=kind))
+    assert chosen.tolist() == thing.tolist()
+    largest = select(candidates(hidden, (64,)), (32,), Prune(filter=kind, axis="channel", residual=False))
+    assert not set(thing.tolist()) & set(largest.tolist()), "by magnitude the backdrop stays"
 
 
 @pytest.mark.parametrize("keep", [1, 2, 5, 8, 13])
