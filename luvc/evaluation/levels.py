@@ -17,9 +17,6 @@ from luvc.shapes import Grid
 
 SCHEDULES = ("ramp", "stages")
 
-#: Depth of the language model before which "luvc-cut" drops nothing.
-CUT_DEPTH = 0.6
-
 #: Names in `METHOD@SHARE`. A pruner drops behind the encoder, once; with a schedule, inside the language model.
 METHODS = (
     *("luvc", "luvc-stages", "luvc-cut", "resize", *MERGE_METHODS, *PRUNE_METHODS),
@@ -38,10 +35,10 @@ def at_share(method: str, share: float, layers: int, grid: Grid) -> Compression:
     """`method` at `level_tokens(share, grid)` in the mean of the layers.
 
     LUVC's two parts share the work by this rule: each leaves sqrt(share), until the pruner's ramp is the published one
-    that starts at the first layer (mean 1/2, at a share of 1/4: merge to a half, prune to a half). Below, the ramp
-    stays and the merger takes the rest, because language models suffer most from what is dropped before their first
-    layers. The merger's grid is the nearest there is; the ramp makes up for its rounding. `luvc-cut` keeps all tokens
-    up to a depth and none behind it, and shares the work by the same rule: the depth is sqrt(share), down to CUT_DEPTH.
+    that starts at the first layer (mean 1/2, at a share of 1/4: merge to a half, prune to a half). Below, the merger
+    stays at a half and the ramp is scaled down, its first drop behind the encoder: what is merged further loses more
+    (docs/results.md). The merger's grid is the nearest there is; the ramp makes up for its rounding. `luvc-cut` keeps
+    all tokens up to a depth and none behind it, and shares the work alike.
 
     Args:
         method: one of METHODS.
@@ -63,10 +60,7 @@ def at_share(method: str, share: float, layers: int, grid: Grid) -> Compression:
         return Compression(name, merge=Merge("tome", keep=target / grid.units))
     if method.startswith("luvc"):
         pruner, schedule = "spu", method.partition("-")[2] or "ramp"
-        left = math.sqrt(share) if share >= 0.25 else 2 * share
-        if schedule == "cut":
-            left = min(math.sqrt(share), share / CUT_DEPTH)
-        merged = scaled_sides(grid.height, grid.width, left)
+        merged = scaled_sides(grid.height, grid.width, max(0.5, math.sqrt(share)))
         prune = prune_to(pruner, schedule, grid.frames * merged[0] * merged[1], target, layers)
         return Compression(name, merge=oim_to(grid, merged), prune=prune)
     pruner, _, schedule = method.partition("-")
