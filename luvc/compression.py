@@ -249,14 +249,25 @@ class Compression:
         )
 
 
+def falling(start: float, steps: int = 6) -> tuple[Stage, ...]:
+    """Stages of a ramp in equal steps: `start` behind the encoder, falling to zero at the last layer.
+
+    As good as a ramp that drops before every layer, at a fraction of its selections.
+    """
+    # Depths are rounded down: a hair above a whole layer would be the layer after it.
+    depths = [math.floor(1e4 * step / steps) / 1e4 for step in range(steps + 1)]
+    return tuple(Stage(depth, round(start * (1 - step / steps), 4)) for step, depth in enumerate(depths))
+
+
 #: The nearest reading of the paper's words; the defaults of `Prune` are what measurement made of it (docs/method.md).
 _MAGNITUDE = Prune(schedule="ramp", axis="channel", cutoff=0.25, residual=False)
 
+#: What `balanced` and `fast` leave and lose: docs/results.md.
 PRESETS: dict[str, Compression] = {
     "off": Compression("off"),
     "paper": Compression("paper", merge=Merge(keep=0.5), prune=_MAGNITUDE),
-    "balanced": Compression("balanced", merge=Merge(keep=0.25), prune=Prune()),
-    "fast": Compression("fast", merge=Merge(keep=0.15, last=0.4), prune=Prune()),
+    "balanced": Compression("balanced", merge=Merge(keep=0.5), prune=Prune(stages=falling(0.5))),
+    "fast": Compression("fast", merge=Merge(keep=0.5), prune=Prune(stages=falling(0.3))),
 }
 
 

@@ -190,7 +190,7 @@ def test_no_visual_token_in_the_last_layer_and_decode_continues_from_the_uncompr
     (sequence,) = engine._running
     text = sequence.layout.text_tokens
     assert engine.cache.lengths[-1][0] == text + 1  # prompt and one decode step, no visual token
-    assert engine.cache.lengths[0][0] == text + sequence.job.plans[0].merged_tokens + 1
+    assert engine.cache.lengths[0][0] == text + sequence.job.plans[0].layer_tokens[0] + 1
     off = tiny.engine("off")
     off.submit(item)
     off.step()

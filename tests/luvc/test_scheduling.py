@@ -25,7 +25,7 @@ def test_importing_luvc_and_planning_needs_no_torch():
     code = (
         "import sys, luvc; from luvc.families import internvl; from luvc import checkpoints;"
         "c = checkpoints.read_config('luvc-demo');"
-        "s = luvc.schedule(internvl.FAMILY.shape(c), (8, 8, 8), 'balanced');"
+        "s = luvc.schedule(internvl.FAMILY.shape(c), (8, 8, 8), {'merge': {'keep': 0.25}});"
         "assert s.merged_tokens == 128, s.merged_tokens;"
         "assert not {'torch', 'transformers', 'ray', 'av'} & set(sys.modules)"
     )
@@ -64,10 +64,11 @@ def test_a_step_never_asks_for_more_pairs_than_there_are(original, data):
 
 
 def test_keep_ratios_of_known_grids():
-    balanced = schedule(SHAPE, (1, 16, 16), "balanced")
-    assert (balanced.merged_grid.height, balanced.merged_grid.width) == (8, 8)
-    assert schedule(SHAPE, (1, 1, 9), "balanced").merged_grid.height == 1
-    assert schedule(SHAPE, (0, 0, 0), "balanced").layer_tokens == (0,) * 4
+    quarter = {"merge": {"keep": 0.25}}
+    merged = schedule(SHAPE, (1, 16, 16), quarter).merged_grid
+    assert (merged.height, merged.width) == (8, 8)
+    assert schedule(SHAPE, (1, 1, 9), quarter).merged_grid.height == 1
+    assert schedule(SHAPE, (0, 0, 0), quarter).layer_tokens == (0,) * 4
 
 
 def test_schedules_of_the_language_model():
