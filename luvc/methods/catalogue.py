@@ -40,12 +40,17 @@ CATALOGUE = (
     ),
     Method(
         *("SPU", "prune.method: spu", "language model, down to zero at the last layer"),
-        "keeps the tokens whose low-pass part is largest, along the sequence or the channels",
-        *("LUVC 2512.09010", SCORES["spu"]),
+        "keeps the tokens that a low-pass filter over the clip's tokens explains least",
+        *("LUVC 2512.09010; what is scored is measured", SCORES["spu"]),
+    ),
+    Method(
+        *("SPU by magnitude", "prune: {axis: channel, cutoff: 0.25, residual: false}", "language model"),
+        "keeps the tokens whose low-pass part along the channels is largest, as preset `paper`",
+        *("LUVC 2512.09010 by its words", SCORES["spu"]),
     ),
     Method(
         *("SPU inverted", "prune.sign: low", "language model"),
-        "keeps the tokens whose low-pass part is smallest: the control for the sign",
+        "keeps the tokens whose score is smallest: the control for the sign",
         *("control", SCORES["spu"]),
     ),
     Method(
