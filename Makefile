@@ -53,16 +53,13 @@ lmms-eval-env: $(LMMS_STAMP)  ## lmms-eval 0.7.3 with the model `luvc`, in an en
 lmms-eval-test: $(LMMS_STAMP)  ## the plug-in inside the real harness, offline; two minutes of CPU time
 	$(LMMS_VENV)/bin/python -m pytest tests/pipeline/lmms_eval --timeout 900
 
-# How many questions (the whole set has 2,381) and what is compared; docs/results.md says what one costs.
-QUESTIONS ?= 300
-METHODS ?= luvc oim spu-ramp resize tome random-ramp adjacent_frames
-SHARES ?= 0.5 0.25 0.1
-SETTINGS ?= paper balanced fast $(foreach share,$(SHARES),$(addsuffix @$(share),$(METHODS)))
+# How many questions (the whole set has 2,381); docs/results.md says what one costs.
+QUESTIONS ?= 390
 EXACT := .cache/exact
 
 evaluate: $(EXACT)/test/questions.jsonl  ## accuracy with and without compression on questions with exact answers
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/evaluate.txt
-	$(BIN)/luvc evaluate $< --limit $(QUESTIONS) --settings $(SETTINGS) --block 10 \
+	$(BIN)/luvc evaluate $< --limit $(QUESTIONS) --config benchmarks/settings/presets.yaml --block 10 \
 	  --out out/evaluate --results benchmarks/results/evaluate
 
 study: $(EXACT)/test/questions.jsonl  ## every method at six shares, every switch, and the presets that follow; goes on where it was stopped

@@ -266,7 +266,7 @@ _MAGNITUDE = Prune(schedule="ramp", axis="channel", cutoff=0.25, residual=False)
 PRESETS: dict[str, Compression] = {
     "off": Compression("off"),
     "paper": Compression("paper", merge=Merge(keep=0.5), prune=_MAGNITUDE),
-    "balanced": Compression("balanced", merge=Merge(keep=0.5), prune=Prune(stages=falling(0.5))),
+    "balanced": Compression("balanced", prune=Prune(stages=falling(0.5))),
     "fast": Compression("fast", merge=Merge(keep=0.5), prune=Prune(stages=falling(0.3))),
 }
 

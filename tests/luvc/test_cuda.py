@@ -30,7 +30,7 @@ def on_gpu(tiny, compression, dtype=torch.float32, **options) -> Engine:
     return Engine(engine.runtime, engine.compression, budgets, tuple(engine.eos_ids), **options)
 
 
-@pytest.mark.parametrize("compression", ["off", "paper", "balanced"])
+@pytest.mark.parametrize("compression", ["off", "paper", "fast"])
 def test_captured_steps_give_the_answers_of_ordinary_ones_and_of_the_cpu(tiny, compression):
     captured = on_gpu(tiny, compression)
     expected = answers(tiny.engine(compression), requests(tiny))
@@ -45,12 +45,12 @@ def test_every_back_end_answers_in_bfloat16(tiny, name):
     device = torch.device("cuda")
     if isinstance(reason := backends.tried(name, device, torch.bfloat16), str):
         pytest.skip(reason)
-    engine = on_gpu(tiny, "balanced", torch.bfloat16, backend=name)
+    engine = on_gpu(tiny, "fast", torch.bfloat16, backend=name)
     assert len(answers(engine, requests(tiny))) == len(requests(tiny))
 
 
 def test_pruning_and_decoding_do_not_wait_for_the_device(tiny):
-    engine = on_gpu(tiny, "balanced")
+    engine = on_gpu(tiny, "fast")
     items = requests(tiny)
     answers(engine, items)  # warm: captures and pinned memory
     prefill = engine.runtime.decoder.prefill

@@ -95,7 +95,7 @@ def test_alone_equals_in_a_batch_in_any_order(tiny, compression):
         assert answers(tiny.engine(compression), [item])[item.id] == together[item.id], item.id
 
 
-@pytest.mark.parametrize("compression", ["off", "paper", "balanced"])
+@pytest.mark.parametrize("compression", ["off", "paper", "fast"])
 def test_decode_steps_of_fixed_shapes_give_the_same_answers(tiny, compression):
     """What CUDA graphs capture on a GPU, uncaptured: slots in powers of two, free ones computed along."""
     items = requests(tiny)
@@ -183,7 +183,7 @@ def test_identity_configuration_is_exactly_off(tiny):
 
 
 def test_no_visual_token_in_the_last_layer_and_decode_continues_from_the_uncompressed_length(tiny):
-    engine = tiny.engine("balanced")
+    engine = tiny.engine("fast")
     (item,) = [Request("v", ["Describe."], tiny.clip(3, 1))]
     engine.submit(item)
     engine.step()
@@ -200,7 +200,7 @@ def test_no_visual_token_in_the_last_layer_and_decode_continues_from_the_uncompr
 
 
 def test_several_prompts_share_one_encoding(tiny, monkeypatch):
-    engine = tiny.engine("balanced")
+    engine = tiny.engine("fast")
     clips = []
     encode = engine.runtime.encode
     monkeypatch.setattr(engine.runtime, "encode", lambda c, *rest: clips.extend(c) or encode(c, *rest))
@@ -210,7 +210,7 @@ def test_several_prompts_share_one_encoding(tiny, monkeypatch):
 
 
 def test_load_says_what_is_held_and_what_the_last_step_prefilled(tiny):
-    engine = tiny.engine("balanced", budgets=Budgets(prefill_tokens=5000, kv_bytes=1 << 26, max_new_tokens=3))
+    engine = tiny.engine("fast", budgets=Budgets(prefill_tokens=5000, kv_bytes=1 << 26, max_new_tokens=3))
     load = engine.load()
     assert load.peak_bytes > 1 << 20
     assert load == EngineLoad(0, 0, 0, 5000, 0, 1 << 26, load.peak_bytes)
@@ -226,7 +226,7 @@ def test_load_says_what_is_held_and_what_the_last_step_prefilled(tiny):
 
 
 def test_a_stream_is_pulled_only_as_room_allows(tiny):
-    engine = tiny.engine("balanced", budgets=Budgets(prefill_tokens=200, max_new_tokens=3))
+    engine = tiny.engine("fast", budgets=Budgets(prefill_tokens=200, max_new_tokens=3))
     pulled = 0
 
     def stream():
@@ -259,7 +259,7 @@ def test_merging_along_time_is_for_families_without_text_between_frames():
 
 
 def test_stage_times_add_up_to_busy_time(tiny):
-    engine = tiny.engine("balanced")
+    engine = tiny.engine("fast")
     times = [done.times for done in engine.generate(requests(tiny))]
     assert all(t.prefill_s > 0 for t in times)
     assert sum(t.encode_s > 0 for t in times) == len(times) - 1  # all but the text-only request

@@ -45,7 +45,7 @@ def config_for(model: str, compression: object, tmp_path: Path, **run: object) -
     )
 
 
-@pytest.mark.parametrize("compression", ["off", "balanced", {"resize": 0.5, "prune": {"schedule": "ramp"}}], ids=str)
+@pytest.mark.parametrize("compression", ["off", "fast", {"resize": 0.5, "prune": {"schedule": "ramp"}}], ids=str)
 @pytest.mark.parametrize("family", ["internvl", "qwen2_5_vl"])
 def test_planned_tokens_are_those_of_the_answer(family, compression, qwen_folder, tmp_path):
     config = config_for("luvc-demo" if family == "internvl" else str(qwen_folder), compression, tmp_path)
@@ -74,8 +74,8 @@ def test_planned_tokens_are_those_of_the_answer(family, compression, qwen_folder
 def test_encoder_and_language_model_apart_answer_as_one(family, qwen_folder, tmp_path):
     """What the actors of `run.topology: split` do, one after the other, with the rows that travel between them."""
     model = "luvc-demo" if family == "internvl" else str(qwen_folder)
-    whole = config_for(model, "balanced", tmp_path)
-    split = config_for(model, "balanced", tmp_path, topology="split")
+    whole = config_for(model, "fast", tmp_path)
+    split = config_for(model, "fast", tmp_path, topology="split")
     units = {row["unit_id"]: row for row in plan(whole).table.to_pylist()}
     assert set(units) == {row["unit_id"] for row in plan(split).table.to_pylist()}, "the same answers, the same units"
     requests = []

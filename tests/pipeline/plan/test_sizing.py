@@ -12,7 +12,7 @@ from luvc.errors import PromptTooLong
 from luvc.scheduling import schedule
 from pipeline.plan.sizing import FrameSizer, Sizer, UnitSize
 
-BALANCED = Compression.from_any("balanced")
+COMPRESSED = Compression.from_any("fast")
 
 QWEN = {
     "model_type": "qwen2_5_vl",
@@ -47,17 +47,17 @@ def qwen(tmp_path: Path) -> str:
 
 
 def test_the_embedded_model_squashes_to_its_own_size() -> None:
-    sizer = Sizer.of_model("luvc-demo", None, BALANCED, 32)
+    sizer = Sizer.of_model("luvc-demo", None, COMPRESSED, 32)
     wide, tall = sizer.size(720, 1280, 8, ["a"]), sizer.size(1280, 720, 8, ["a"])
     assert wide is tall
     assert (wide.frame_height_px, wide.frame_width_px) == sizer.shape.frame_px
 
 
 def test_numbers_are_the_schedulers(qwen: str) -> None:
-    sizer = Sizer.of_model(qwen, None, BALANCED, 16)
+    sizer = Sizer.of_model(qwen, None, COMPRESSED, 16)
     size = sizer.size(720, 1280, 6, ["What?", "Where is it?"])
     grid = sizer.family.grid(sizer.shape, 6, size.frame_height_px, size.frame_width_px)
-    planned = schedule(sizer.shape, grid, BALANCED)
+    planned = schedule(sizer.shape, grid, COMPRESSED)
     assert size.visual_tokens == planned.visual_tokens
     assert size.merged_tokens == planned.merged_tokens < planned.visual_tokens
     assert size.patches == planned.patches
@@ -67,21 +67,21 @@ def test_numbers_are_the_schedulers(qwen: str) -> None:
 
 
 def test_a_limit_of_tokens_per_frame(qwen: str) -> None:
-    free = Sizer.of_model(qwen, None, BALANCED, 16).size(720, 1280, 4, ["a"])
-    limited = Sizer.of_model(qwen, None, BALANCED, 16, max_frame_tokens=64).size(720, 1280, 4, ["a"])
+    free = Sizer.of_model(qwen, None, COMPRESSED, 16).size(720, 1280, 4, ["a"])
+    limited = Sizer.of_model(qwen, None, COMPRESSED, 16, max_frame_tokens=64).size(720, 1280, 4, ["a"])
     assert limited.visual_tokens < free.visual_tokens
     assert limited.visual_tokens <= 64 * 2  # two frames share a patch
 
 
 def test_more_prompts_cost_text_only() -> None:
-    sizer = Sizer.of_model("luvc-demo", None, BALANCED, 32)
+    sizer = Sizer.of_model("luvc-demo", None, COMPRESSED, 32)
     one, two = sizer.size(100, 100, 8, ["a"]), sizer.size(100, 100, 8, ["a", "a"])
     assert two.text_flops == 2 * one.text_flops
     assert (two.vision_flops, two.kv_bytes) == (one.vision_flops, one.kv_bytes)
 
 
 def test_kv_bytes_follow_the_element_size() -> None:
-    half, full = (Sizer.of_model("luvc-demo", None, BALANCED, 32, element_bytes=size) for size in (2, 4))
+    half, full = (Sizer.of_model("luvc-demo", None, COMPRESSED, 32, element_bytes=size) for size in (2, 4))
     assert full.size(1, 1, 8, ["a"]).kv_bytes == 2 * half.size(1, 1, 8, ["a"]).kv_bytes
 
 
