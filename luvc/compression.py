@@ -252,7 +252,7 @@ class Compression:
 def falling(start: float, steps: int = 6) -> tuple[Stage, ...]:
     """Stages of a ramp in equal steps: `start` behind the encoder, falling to zero at the last layer.
 
-    As good as a ramp that drops before every layer, at a fraction of its selections.
+    Near to a ramp that drops before every layer, at a fraction of its selections.
     """
     # Depths are rounded down: a hair above a whole layer would be the layer after it.
     depths = [math.floor(1e4 * step / steps) / 1e4 for step in range(steps + 1)]
