@@ -251,8 +251,8 @@ def test_a_study_stops_goes_on_and_repeats_nothing(file):
 SHARED = [
     *("balanced", "fast", "oim@0.25", "tome@0.25", "resize@0.25", "luvc@0.25", "spu-ramp@0.5", "spu-stages@0.25"),
     *("random@0.25", "uniform-ramp@0.25", "key_norm@0.5", "adjacent_frames@0.25"),
-    {"name": "compact", "preset": "balanced", "merge": {"positions": "compact"}},
-    {"name": "other pruner", "preset": "balanced", "prune": {"method": "random"}},
+    {"name": "compact", "preset": "fast", "merge": {"positions": "compact"}},
+    {"name": "other pruner", "preset": "fast", "prune": {"method": "random"}},
 ]
 
 
@@ -266,7 +266,7 @@ def test_shared_work_gives_the_answers_of_runs_of_their_own(tmp_path):
     answers = Answers(tmp_path / "a.jsonl", {})
     ask(engine, questions, settings, clips.__getitem__, answers, Limits(2, 4))
     groups = {encoder_part(setting.compression) for setting in settings}
-    assert len(groups) == len(settings) - 7, "off and six pruners; balanced and the one with another pruner"
+    assert len(groups) == len(settings) - 8, "off, balanced and six pruners; fast and the one with another pruner"
     assert sum(encoded) == len(clips) * len(groups) + 1, "each clip once for each group, and once to warm up"
 
     engine.runtime.encode = through
