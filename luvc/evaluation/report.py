@@ -18,7 +18,7 @@ def table(figures: Sequence[Figures]) -> str:
         lines.append(
             _row(
                 [
-                    item.name,
+                    _name(item, off),
                     f"{item.merged_tokens:.0f}, {item.mean_layer_tokens:.0f}",
                     f"{item.keep:.1%}",
                     f"{item.overall.value:.1%}",
@@ -33,6 +33,12 @@ def table(figures: Sequence[Figures]) -> str:
             )
         )
     return "\n".join(lines)
+
+
+def _name(item: Figures, off: Figures) -> str:
+    """A setting that was stopped has been asked less: its row must not look like the others."""
+    asked, of = item.overall.total, off.overall.total
+    return item.name if asked == of else f"{item.name} ({asked} of {of} questions)"
 
 
 def texts_table(figures: Sequence[Figures]) -> str:

@@ -84,6 +84,12 @@ def test_texts_stand_in_a_table_of_their_own():
     assert as_report(figures, {})["texts"] == 1
 
 
+def test_a_setting_that_was_asked_less_says_so():
+    figures = summarise(rows_of("off", [True] * 8, 2.0, 64) + rows_of("fast", [True] * 4, 0.5, 16))
+    assert "| fast (4 of 8 questions) | 16, 8 |" in table(figures)
+    assert "| off | " in table(figures)
+
+
 def test_nothing_to_compare_with_is_an_error():
     with pytest.raises(ConfigError, match="uncompressed"):
         summarise(rows_of("fast", [True], 1.0, 4))
