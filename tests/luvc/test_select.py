@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from luvc.compression import Prune
 from luvc.methods.candidates import Candidates
 from luvc.methods.select import SCORES, select
+from luvc.methods import spu
 from luvc.methods.spu import low_pass, spectral_scores
 
 
@@ -77,12 +78,12 @@ def test_counts_order_and_independence_of_the_batch(prune, data):
 def dct_low_pass(signal: torch.Tensor, cutoff: float) -> torch.Tensor:
     """Textbook DCT-II: transform, drop the high coefficients, transform back. `[n, dim]`."""
     n = signal.shape[0]
-    k, i = torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij")
+    k, i = torch.meshgrid(torch.arange(n).double(), torch.arange(n).double(), indexing="ij")
     basis = torch.cos(math.pi * (i + 0.5) * k / n) * math.sqrt(2 / n)
     basis[0] /= math.sqrt(2)
-    coefficients = basis @ signal
+    coefficients = basis @ signal.double()
     coefficients[math.ceil(cutoff * n) :] = 0
-    return basis.T @ coefficients
+    return (basis.T @ coefficients).float()
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 16])
@@ -91,6 +92,17 @@ def test_the_ideal_low_pass_is_the_dcts(n, cutoff):
     signal = torch.randn(n, 5, generator=torch.Generator().manual_seed(n))
     ours = low_pass(signal[None], Prune(cutoff=cutoff), dim=1)[0]
     assert torch.allclose(ours, dct_low_pass(signal, cutoff), atol=1e-5)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize("few", [0, 1000])
+def test_few_coefficients_and_many_are_filtered_alike(dim, few, monkeypatch):
+    """By products or by a transform: a long axis, where angles that are not reduced would lose digits."""
+    monkeypatch.setattr(spu, "FEW_COEFFICIENTS", few)
+    signal = torch.randn(2, 3000, 3, generator=torch.Generator().manual_seed(0))
+    expected = torch.stack([dct_low_pass(one, 0.02) for one in signal])
+    ours = low_pass(signal.movedim(1, dim), Prune(cutoff=0.02), dim).movedim(dim, 1)
+    assert torch.allclose(ours, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["dct", "fir"])
