@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luvc.compression import Prune
+from luvc.methods import spu
 from luvc.methods.candidates import Candidates
 from luvc.methods.select import SCORES, select
-from luvc.methods import spu
 from luvc.methods.spu import low_pass, spectral_scores
 
 
