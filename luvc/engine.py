@@ -144,6 +144,12 @@ class Engine:
         if not request.prompts:
             raise RequestError(f"request {request.id!r} has no prompt")
         sampling.check(request.sampling, request.id)
+        if request.scored_tokens and len(request.scored_tokens) != len(request.prompts):
+            raise RequestError(
+                f"request {request.id!r}: scored_tokens for {len(request.scored_tokens)} prompts of "
+                f"{len(request.prompts)}",
+                "one list for each prompt, or none at all",
+            )
         clips = tuple(self._plan_clip(request.id, clip) for clip in request.media)
         layouts = [self.runtime.layout(prompt, clips) for prompt in request.prompts]
         limit = self.budgets.max_new_tokens if request.max_new_tokens is None else request.max_new_tokens
@@ -231,6 +237,8 @@ class Engine:
         self.cache.reserve(len(admitted), capacity)
         logits = self.runtime.decoder.prefill(packed, self.cache, self.compression.prune)
         tokens = self._sample(logits, admitted)
+        for row, sequence in zip(logits, admitted, strict=True):
+            sequence.scored_logprobs = sampling.logprobs(row, sequence.scored_tokens)
         seconds = self._elapsed(started)
         for sequence, prompt in zip(admitted, prompts, strict=True):
             sequence.job.spent(prefill_s=seconds * sequence.prefill_tokens / planned)
@@ -295,7 +303,9 @@ class Engine:
         self._leave(sequence)
         job = sequence.job
         text = self.runtime.tokenizer.decode(sequence.ids, skip_special_tokens=True).strip()
-        job.answers[sequence.prompt] = Answer(text, tuple(sequence.ids), reason, sequence.layout.text_tokens)
+        job.answers[sequence.prompt] = Answer(
+            text, tuple(sequence.ids), reason, sequence.layout.text_tokens, sequence.scored_logprobs
+        )
         if len(job.answers) == len(job.layouts):
             counts = TokenCounts(
                 sum(plan.patches for plan in job.plans),

@@ -59,3 +59,16 @@ def next_tokens(logits: Tensor, samplings: Sequence[Sampling], draws: Sequence[f
     sampled = order.gather(1, place)[:, 0]
     is_greedy = on_device([sampling.temperature == 0 for sampling in samplings], device)
     return torch.where(is_greedy, greedy, sampled)
+
+
+def logprobs(logits: Tensor, ids: Sequence[int]) -> tuple[float, ...]:
+    """Log probabilities of some tokens.
+
+    Args:
+        logits: `[vocabulary]` of one sequence.
+        ids: tokens; without any, the device is not waited for.
+
+    Raises:
+        IndexError: a token that is not in the vocabulary.
+    """
+    return tuple(logits.float().log_softmax(-1)[list(ids)].tolist()) if ids else ()

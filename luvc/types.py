@@ -87,6 +87,8 @@ class Request:
         max_new_tokens: overrides the engine's generation setting for this request.
         clips: several clips, shown before the text in this order (behind `video`, if that is given too).
         sampling: greedy unless it says otherwise.
+        scored_tokens: for each prompt, token ids whose log probability as first token of the answer is wanted
+            (`Answer.scored_logprobs`): how sure a choice was. () for none.
     """
 
     id: str
@@ -97,6 +99,7 @@ class Request:
     max_new_tokens: int | None = None
     clips: Sequence[Clip] = ()
     sampling: Sampling = Sampling()
+    scored_tokens: Sequence[Sequence[int]] = ()
 
     @property
     def media(self) -> tuple[Clip, ...]:
@@ -149,12 +152,15 @@ class Answer:
         token_ids: generated ids, the end-of-text id not included.
         finish_reason: "stop" (the model ended) or "length" (max_new_tokens reached).
         prompt_tokens: text and special tokens of the prompt, visual tokens not counted.
+        scored_logprobs: natural logarithms, in the order of the prompt's `Request.scored_tokens`; of the model's own
+            distribution, whatever `Sampling` says.
     """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     prompt_tokens: int
+    scored_logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

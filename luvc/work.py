@@ -87,6 +87,12 @@ class Slot:
     prompt: int
     ids: list[int] = field(default_factory=list)
     position: int = 0
+    scored_logprobs: tuple[float, ...] = ()
+
+    @property
+    def scored_tokens(self) -> Sequence[int]:
+        wanted = self.job.request.scored_tokens
+        return wanted[self.prompt] if wanted else ()
 
     @property
     def layout(self) -> PromptLayout:

@@ -31,6 +31,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "text": ("string", "what the model said"),
     "choice": ("string", "the choice that text is; null if it is none"),
     "correct": ("bool", "choice is the answer; null for free text"),
+    "right_probability": ("float", "of the right choice's first token, as the answer's; null where that tells nothing"),
     "finish_reason": ("string", "stop, length or error"),
     "error": ("string", "why there is no answer; empty if there is one"),
     "token_ids": ("ints", "generated tokens"),
@@ -130,12 +131,13 @@ def _write(path: Path, suffix: str, identity: dict[str, Any], rows: Sequence[Row
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[Row]]:
+    empty = dict.fromkeys(COLUMNS)  # a column may be younger than the file
     try:
         if path.suffix == ".jsonl":
             head, *rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-            return head["study"], rows
+            return head["study"], [empty | row for row in rows]
         table = _arrow().parquet.read_table(path)
-        return json.loads(table.schema.metadata[b"luvc.study"]), table.to_pylist()
+        return json.loads(table.schema.metadata[b"luvc.study"]), [empty | row for row in table.to_pylist()]
     except ConfigError:
         raise
     except Exception as error:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from luvc.evaluation.statistics import Interval
 from luvc.evaluation.summary import Figures
 
 
 def table(figures: Sequence[Figures]) -> str:
     """Every setting as a row: tokens, accuracy, what was lost and how sure that is, speed."""
     off = figures[0]
-    head = ["setting", "tokens in, mean of layers", "share", "accuracy", "relative", "lost points (95 %)"]
-    lines = _head([*head, "McNemar p", "changed", "unparsed", "seconds", "speed"])
+    sure = any(item.probability_loss for item in figures)
+    head = ["setting", "tokens in, mean of layers", "share", "accuracy", "relative", "lost points (95 %)", "McNemar p"]
+    head += ["lost probability (95 %)"] if sure else []
+    lines = _head([*head, "changed", "unparsed", "seconds", "speed"])
     for item in figures:
-        low, high = (100 * bound for bound in item.loss_interval)
         relative = f"{item.overall.value / off.overall.value:.1%}" if off.overall.right else "-"
         lines.append(
             _row(
@@ -23,8 +25,9 @@ def table(figures: Sequence[Figures]) -> str:
                     f"{item.keep:.1%}",
                     f"{item.overall.value:.1%}",
                     relative,
-                    "-" if item is off else f"{100 * item.loss:+.1f} ({low:+.1f} to {high:+.1f})",
+                    "-" if item is off else _points(item.loss, item.loss_interval),
                     "-" if item is off else f"{item.p_value:.2g}",
+                    *(["-" if item is off or not item.probability_loss else _points(*item.probability_loss)] * sure),
                     f"{item.changed:.0%}",
                     f"{item.unparsed:.1%}",
                     f"{item.wall_s:.0f}",
@@ -33,6 +36,11 @@ def table(figures: Sequence[Figures]) -> str:
             )
         )
     return "\n".join(lines)
+
+
+def _points(loss: float, interval: Interval) -> str:
+    low, high = (100 * bound for bound in interval)
+    return f"{100 * loss:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def _name(item: Figures, off: Figures) -> str:

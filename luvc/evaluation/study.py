@@ -10,6 +10,7 @@ Knows nothing of video files: a function gives the frames.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -200,7 +201,8 @@ def _requests(
                 longest = max(_choice_tokens(engine, part)) + 2 if scored else limits.text_tokens
                 prompts = [question.prompt for question in part]
                 name = f"{video} {'choices' if scored else 'texts'}"
-                request = Request(name, prompts, clips=[seen[video].clip], max_new_tokens=longest)
+                first = [_first_tokens(engine, question) for question in part]
+                request = Request(name, prompts, clips=[seen[video].clip], max_new_tokens=longest, scored_tokens=first)
                 requests.append(_Asked(request, part, len(asked)))
     return requests
 
@@ -210,6 +212,14 @@ def _choice_tokens(engine: Engine, questions: Sequence[Question]) -> Iterator[in
     for question in questions:
         for choice in question.choices:
             yield len(tokenizer(choice, add_special_tokens=False)["input_ids"])
+
+
+def _first_tokens(engine: Engine, question: Question) -> list[int]:
+    """The right choice's first token; nothing where another choice begins with the same, or nothing is to choose."""
+    tokenizer: Any = engine.runtime.tokenizer
+    first = {choice: tokenizer(choice, add_special_tokens=False)["input_ids"][0] for choice in question.choices}
+    right = first.pop(question.answer, None)
+    return [] if right is None or right in first.values() else [right]
 
 
 def _rows(part: _Asked, turn: _Turn, setting: Setting, block: int, seen: Mapping[str, _Seen]) -> Iterator[Row]:
@@ -233,6 +243,7 @@ def _rows(part: _Asked, turn: _Turn, setting: Setting, block: int, seen: Mapping
             "text": text,
             "choice": choice,
             "correct": choice == question.answer if question.scored else None,
+            "right_probability": math.exp(answer.scored_logprobs[0]) if answer and answer.scored_logprobs else None,
             "finish_reason": answer.finish_reason if answer else "error",
             "error": str(completion.error) if completion.error else "",
             "token_ids": list(answer.token_ids) if answer else [],

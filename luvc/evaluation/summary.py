@@ -51,6 +51,9 @@ class Figures:
             of the bootstrap over videos.
         loss_by_kind: the same for each kind, interval by Newcombe.
         p_value: McNemar's exact test against the uncompressed run.
+        probability: mean probability of the right choice (its first token); None where no answer tells it.
+        probability_loss: that of the uncompressed run minus this one's, and the 95 % interval, by the bootstrap over
+            videos. A right answer counts 0 or 1 and most of that is the luck of near ties; this is what was lost.
         changed: share of all answers whose text is another than the uncompressed run's.
         texts: free texts among the questions.
         text_tokens: their mean length.
@@ -74,6 +77,8 @@ class Figures:
     loss_interval: Interval
     loss_by_kind: dict[str, tuple[float, Interval]]
     p_value: float
+    probability: float | None
+    probability_loss: tuple[float, Interval] | None
     changed: float
     texts: int
     text_tokens: float
@@ -154,6 +159,7 @@ def _figures(name: str, own: Mapping[str, Row], off: Mapping[str, Row], similari
     common = [key for key in off if key in own]
     mine, theirs = [own[key] for key in common], [off[key] for key in common]
     scored = [(one, other) for one, other in zip(theirs, mine, strict=True) if one["correct"] is not None]
+    sure = [pair for pair in scored if None not in (pair[0]["right_probability"], pair[1]["right_probability"])]
     free = [(one, other) for one, other in zip(theirs, mine, strict=True) if one["correct"] is None]
 
     def part(column: str) -> dict[str, list[tuple[Row, Row]]]:
@@ -180,6 +186,8 @@ def _figures(name: str, own: Mapping[str, Row], off: Mapping[str, Row], similari
             kind: (_pairs(group).difference, statistics.newcombe(_pairs(group))) for kind, group in part("kind").items()
         },
         p_value=comparison.p_value,
+        probability=fmean(other["right_probability"] for _, other in sure) if sure else None,
+        probability_loss=_probability_loss(sure) if sure else None,
         changed=fmean(one["text"] != other["text"] for one, other in zip(theirs, mine, strict=True)),
         texts=len(free),
         text_tokens=fmean(len(other["token_ids"]) for _, other in free) if free else 0.0,
@@ -195,6 +203,11 @@ def _figures(name: str, own: Mapping[str, Row], off: Mapping[str, Row], similari
         speedup=median(off_wall_s[block] / wall_s[block] for block in shared),
         stages_s={stage: sum(row[f"{stage}_s"] for row in mine) for stage in ("encode", "prefill", "decode")},
     )
+
+
+def _probability_loss(pairs: Sequence[tuple[Row, Row]]) -> tuple[float, Interval]:
+    lost = [one["right_probability"] - other["right_probability"] for one, other in pairs]
+    return fmean(lost), statistics.clustered(lost, [one["video"] for one, _ in pairs])
 
 
 def _share(pairs: Sequence[tuple[Row, Row]]) -> Share:
@@ -236,6 +249,7 @@ def as_report(figures: Sequence[Figures], facts: Mapping[str, Any]) -> dict[str,
             "loss_points_lower95": round(100 * low, 2),
             "loss_points_upper95": round(100 * high, 2),
             "mcnemar_p": float(f"{item.p_value:.3g}"),
+            **_probability(item),
             "answers_changed": round(item.changed, 4),
             "unparsed": round(item.unparsed, 4),
             "errors": item.errors,
@@ -273,6 +287,18 @@ def as_report(figures: Sequence[Figures], facts: Mapping[str, Any]) -> dict[str,
         "presets": {item.name: entry(item) for item in figures[1:] if item.name in PRESETS},
         "rivals": {item.name: entry(item) for item in figures[1:] if item.name not in PRESETS},
         **facts,
+    }
+
+
+def _probability(item: Figures) -> dict[str, float]:
+    if item.probability is None or item.probability_loss is None:
+        return {}
+    loss, (low, high) = item.probability_loss
+    return {
+        "right_probability": round(item.probability, 4),
+        "probability_points_lost": round(100 * loss, 2),
+        "probability_points_lost_lower95": round(100 * low, 2),
+        "probability_points_lost_upper95": round(100 * high, 2),
     }
 
 

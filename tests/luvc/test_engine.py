@@ -209,6 +209,29 @@ def test_several_prompts_share_one_encoding(tiny, monkeypatch):
     assert len(clips) == 1
 
 
+def test_scored_tokens_have_the_models_own_probabilities():
+    prompts, ids = ["Which?", "Where is it, then?"], list(range(250))
+    engine = tiny_internvl.engine()
+    clip = tiny_internvl.clip(2, 1)
+    items = [Request("text", prompts, scored_tokens=[ids, []]), Request("v", prompts, clip, scored_tokens=[[7], ids])]
+    (text, video) = sorted(engine.generate(items), key=lambda done: done.id)
+    inputs = tiny_internvl.tokenizer()(
+        "<|im_start|>user\nWhich?<|im_end|>\n<|im_start|>assistant\n", return_tensors="pt", add_special_tokens=False
+    )
+    inputs.pop("token_type_ids", None)
+    with torch.inference_mode():
+        expected = tiny_internvl.model()(**inputs).logits[0, -1].log_softmax(-1)
+    assert torch.allclose(torch.tensor(text.answers[0].scored_logprobs), expected[ids], atol=1e-5)
+    assert text.answers[1].scored_logprobs == ()
+    assert len(video.answers[0].scored_logprobs) == 1
+    (alone,) = engine.generate([Request("v", prompts[1:], clip, scored_tokens=[ids])])
+    assert alone.answers[0].scored_logprobs == pytest.approx(video.answers[1].scored_logprobs, abs=1e-5)
+    (refused,) = engine.generate([Request("v", prompts, clip, scored_tokens=[ids])])
+    assert "scored_tokens for 1 prompts of 2" in str(refused.error)
+    (outside,) = engine.generate([Request("v", ["One?"], clip, scored_tokens=[[99999]])])
+    assert outside.error
+
+
 def test_load_says_what_is_held_and_what_the_last_step_prefilled(tiny):
     engine = tiny.engine("fast", budgets=Budgets(prefill_tokens=5000, kv_bytes=1 << 26, max_new_tokens=3))
     load = engine.load()

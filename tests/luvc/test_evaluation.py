@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections import Counter
@@ -280,6 +281,7 @@ def test_shared_work_gives_the_answers_of_runs_of_their_own(tmp_path):
                 [question.prompt],
                 clips=[clips[question.video]],
                 max_new_tokens=len("green") + 2 if question.scored else 4,
+                scored_tokens=[tiny.tokenizer()("g")["input_ids"] if question.scored else []],
             )
             for question in questions
         ]
@@ -288,6 +290,8 @@ def test_shared_work_gives_the_answers_of_runs_of_their_own(tmp_path):
             assert tuple(row["token_ids"]) == done.answers[0].token_ids, (setting.name, done.id)
             assert (row["merged_tokens"], row["mean_layer_tokens"]) == (done.tokens.merged, done.tokens.mean_by_layer)
             assert row["correct"] == (row["choice"] == "green" if row["answer"] else None)
+            (right,) = map(math.exp, done.answers[0].scored_logprobs or (math.nan,))
+            assert row["right_probability"] == (pytest.approx(right, rel=1e-4) if row["answer"] else None)
 
 
 def test_every_setting_is_charged_its_encoder(tmp_path):

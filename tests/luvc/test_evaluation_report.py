@@ -32,7 +32,7 @@ def rows_of(setting: str, right: list[bool], seconds: float, tokens: int) -> lis
                 "choice": "x" if correct else None, "correct": correct, "finish_reason": "stop", "error": "",
                 "token_ids": [1], "prompt_tokens": 3, "visual_tokens": 64, "merged_tokens": tokens,
                 "mean_layer_tokens": tokens / 2, "encode_s": 0.1, "prefill_s": 0.1, "decode_s": 0.1,
-                "block": index // 4, "block_wall_s": seconds,
+                "block": index // 4, "block_wall_s": seconds, "right_probability": None,
             }
         )  # fmt: skip
     return rows
@@ -72,6 +72,26 @@ def test_figures_of_a_comparison():
     assert "| fast | 16, 8 | 12.5% | 55.0% | 91.7% | +5.0 (" in table(figures)
     assert kinds_table(figures).count("\n") == 3
     assert texts_table(figures) == ""
+
+
+def test_lost_probability_is_told_where_the_right_choice_had_one():
+    off, fast = (rows_of(name, [True] * 8, 1.0, 64) for name in ("off", "fast"))
+    for one, other in zip(off[:6], fast[:6], strict=True):
+        one["right_probability"], other["right_probability"] = 0.75, 0.5
+    off[6]["right_probability"] = 0.9  # of the other run there is none
+    rows = off + fast
+    figures = summarise(rows)
+    assert figures[1].probability_loss == (0.25, (0.25, 0.25))
+    assert figures[1].probability == 0.5
+    entry = as_report(figures, {})["presets"]["fast"]
+    assert (entry["right_probability"], entry["probability_points_lost_upper95"]) == (0.5, 25.0)
+    assert "| +25.0 (+25.0 to +25.0) |" in table(figures)
+    for row in rows:
+        row["right_probability"] = None
+    figures = summarise(rows)
+    assert figures[1].probability_loss is None
+    assert "right_probability" not in as_report(figures, {})["presets"]["fast"]
+    assert "lost probability" not in table(figures)
 
 
 def test_texts_stand_in_a_table_of_their_own():
