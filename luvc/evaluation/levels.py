@@ -11,15 +11,25 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from luvc.compression import MERGE_METHODS, PRUNE_METHODS, THREE_STAGES, Compression, Merge, MergeStep, Prune, Stage
+from luvc.compression import (
+    MERGE_METHODS,
+    PRUNE_METHODS,
+    THREE_STAGES,
+    Compression,
+    Merge,
+    MergeStep,
+    Prune,
+    Stage,
+    held,
+)
 from luvc.scheduling import retained_in_layers, scaled_sides
 from luvc.shapes import Grid
 
-SCHEDULES = ("ramp", "stages")
+SCHEDULES = ("held", "ramp", "stages")
 
 #: Names in `METHOD@SHARE`. A pruner drops behind the encoder, once; with a schedule, inside the language model.
 METHODS = (
-    *("luvc", "luvc-stages", "luvc-cut", "resize", *MERGE_METHODS, *PRUNE_METHODS),
+    *("luvc", "luvc-ramp", "luvc-stages", "luvc-cut", "resize", *MERGE_METHODS, *PRUNE_METHODS),
     *(f"{pruner}-{schedule}" for pruner in PRUNE_METHODS for schedule in SCHEDULES),
     "spu-cut",  # of every pruner the same: what drops everything chooses nothing
 )
@@ -34,11 +44,14 @@ def level_tokens(share: float, grid: Grid) -> int:
 def at_share(method: str, share: float, layers: int, grid: Grid) -> Compression:
     """`method` at `level_tokens(share, grid)` in the mean of the layers.
 
-    LUVC's two parts share the work by this rule: each leaves sqrt(share), until the pruner's ramp is the published one
-    that starts at the first layer (mean 1/2, at a share of 1/4: merge to a half, prune to a half). Below, the merger
-    stays at a half and the ramp is scaled down, its first drop behind the encoder: what is merged further loses more
-    (docs/results.md). The merger's grid is the nearest there is; the ramp makes up for its rounding. `luvc-cut` keeps
-    all tokens up to a depth and none behind it, and shares the work alike.
+    LUVC's two parts share the work as measured (docs/results.md): the pruner's part costs little, the merger's more,
+    and the more the earlier and the further it merges. Down to a quarter the merger therefore leaves three quarters, in
+    the second half of the encoder; below, where the encoder is most of the time, a half in its second quarter. The
+    pruner takes the rest behind the encoder and holds that (`held`); it makes up for the rounding of the merger's grid.
+
+    In `luvc-ramp`, `luvc-stages` and `luvc-cut` each part leaves sqrt(share), until the pruner's ramp is the published
+    one that starts at the first layer (mean 1/2, at a share of 1/4: merge to a half, prune to a half). Below, the
+    merger stays at a half and the ramp is scaled down, its first drop behind the encoder.
 
     Args:
         method: one of METHODS.
@@ -59,10 +72,12 @@ def at_share(method: str, share: float, layers: int, grid: Grid) -> Compression:
     if method == "tome":
         return Compression(name, merge=Merge("tome", keep=target / grid.units))
     if method.startswith("luvc"):
-        pruner, schedule = "spu", method.partition("-")[2] or "ramp"
-        merged = scaled_sides(grid.height, grid.width, max(0.5, math.sqrt(share)))
-        prune = prune_to(pruner, schedule, grid.frames * merged[0] * merged[1], target, layers)
-        return Compression(name, merge=oim_to(grid, merged), prune=prune)
+        schedule, late = method.partition("-")[2] or "held", share >= 0.25
+        least = 0.75 if schedule == "held" and late else 0.5
+        merged = scaled_sides(grid.height, grid.width, max(least, math.sqrt(share)))
+        depths = (0.5, 1.0) if schedule == "held" and late else (0.25, 0.5)
+        prune = prune_to("spu", schedule, grid.frames * merged[0] * merged[1], target, layers)
+        return Compression(name, merge=oim_to(grid, merged, *depths), prune=prune)
     pruner, _, schedule = method.partition("-")
     return Compression(name, prune=prune_to(pruner, schedule or "drop", grid.units, target, layers))
 
@@ -92,13 +107,13 @@ def oim_to(grid: Grid, sides: tuple[int, int], first: float = 0.25, last: float 
 def prune_to(pruner: str, schedule: str, tokens: int, mean: int, layers: int) -> Prune | None:
     """The pruner that leaves the count nearest to `mean` of `tokens`, in the mean of the layers.
 
-    `drop`: once, behind the encoder. `stages` and `ramp`: in the published shape down to zero at the last layer, which
+    `drop`: once, behind the encoder. `held`: the same, and falling to zero in the last quarter of the layers. `stages` and `ramp`: in the published shape down to zero at the last layer, which
     has a mean of about one half. For more, the ramp starts later and the stages keep more; for less, the whole shape is
     scaled down, its first drop behind the encoder. `cut`: all of them up to a depth, and none behind it.
     """
     if mean >= tokens:
         return None
-    shape = {"drop": _drop, "stages": _stages, "ramp": _ramp, "cut": _cut}[schedule]
+    shape = {"drop": _drop, "held": _held, "stages": _stages, "ramp": _ramp, "cut": _cut}[schedule]
 
     def made(amount: float) -> Prune:
         return shape(pruner, amount, layers)
@@ -120,6 +135,13 @@ def _nearest(count: Callable[[float], float], wanted: float) -> float:
 
 def _drop(pruner: str, amount: float, layers: int) -> Prune:
     return Prune(pruner, stages=(Stage(0.0, amount),))
+
+
+def _held(pruner: str, amount: float, layers: int) -> Prune:
+    """Dropped behind the encoder and held to three quarters of the depth; for more than that leaves, held longer."""
+    if amount <= 0.875:  # the mean of what is held in full
+        return Prune(pruner, stages=held(round(amount / 0.875, 6)))
+    return Prune(pruner, stages=held(1.0, 0.75 + 0.25 * (amount - 0.875) / 0.125))
 
 
 def _stages(pruner: str, amount: float, layers: int) -> Prune:

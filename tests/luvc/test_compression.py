@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -26,8 +27,8 @@ def test_off_in_all_its_spellings():
 
 
 def test_a_mapping_can_start_from_a_preset():
-    changed = Compression.from_any({"preset": "balanced", "merge": {"keep": 0.5}})
-    assert changed.merge == Merge(keep=0.5)
+    changed = Compression.from_any({"preset": "balanced", "merge": {"keep": 0.6}})
+    assert changed.merge == replace(PRESETS["balanced"].merge, keep=0.6)
     assert changed.prune == PRESETS["balanced"].prune
     assert changed.name == "balanced*"
     assert Compression.from_any({"merge": True}).merge == Merge()

@@ -30,7 +30,7 @@ def test_a_method_leaves_the_levels_tokens(method, grid):
     for share in SHARES:
         compression = at_share(method, share, 30, grid)
         plan = schedule(SHAPE, grid, compression)
-        assert plan.mean_layer_tokens == pytest.approx(level_tokens(share, grid), rel=0.011)
+        assert plan.mean_layer_tokens == pytest.approx(level_tokens(share, grid), rel=0.011, abs=0.5)
         assert plan.mean_layer_tokens < before
         before = plan.mean_layer_tokens
         assert at_share(method, share, 30, grid) == compression
@@ -51,12 +51,24 @@ def test_every_share_of_every_grid_can_be_asked_for(method, share, layers, heigh
     assert abs(plan.mean_layer_tokens - wanted) <= slack + 0.01 * wanted
 
 
-def test_luvc_shares_the_work_as_the_paper_does_at_a_quarter():
-    quarter = at_share("luvc", 0.25, 30, Grid(8, 16, 16))
+def test_luvc_merges_late_and_little_where_there_is_time():
+    grid = Grid(8, 16, 16)
+    for share, left, depths in ((0.5, 0.75, (0.5, 1.0)), (0.25, 0.75, (0.5, 1.0)), (0.1, 0.5, (0.25, 0.5))):
+        compression = at_share("luvc", share, 30, grid)
+        plan = schedule(SHAPE, grid, compression)
+        assert plan.merged_tokens / plan.visual_tokens == pytest.approx(left, abs=0.02)
+        assert (compression.merge.first, compression.merge.last) == depths
+        held = plan.layer_tokens[: 3 * 30 // 4]
+        assert set(held) == {plan.layer_tokens[0]}, "one drop behind the encoder, then as many to three quarters"
+        assert list(plan.layer_tokens[20:]) == sorted(plan.layer_tokens[20:], reverse=True)
+
+
+def test_luvc_on_a_ramp_shares_the_work_as_the_paper_does_at_a_quarter():
+    quarter = at_share("luvc-ramp", 0.25, 30, Grid(8, 16, 16))
     plan = schedule(SHAPE, Grid(8, 16, 16), quarter)
     assert plan.merged_tokens / plan.visual_tokens == pytest.approx(0.5, abs=0.02)
     assert quarter.prune.keep_at(15, 30) == pytest.approx(0.5, abs=0.05)
-    less = at_share("luvc", 0.1, 30, Grid(8, 16, 16))
+    less = at_share("luvc-ramp", 0.1, 30, Grid(8, 16, 16))
     assert less.merge == quarter.merge, "below a quarter the merger stays, the ramp takes the rest"
     assert less.prune.keep_at(0, 30) < 0.5
 
