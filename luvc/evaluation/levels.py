@@ -107,9 +107,10 @@ def oim_to(grid: Grid, sides: tuple[int, int], first: float = 0.25, last: float 
 def prune_to(pruner: str, schedule: str, tokens: int, mean: int, layers: int) -> Prune | None:
     """The pruner that leaves the count nearest to `mean` of `tokens`, in the mean of the layers.
 
-    `drop`: once, behind the encoder. `held`: the same, and falling to zero in the last quarter of the layers. `stages` and `ramp`: in the published shape down to zero at the last layer, which
-    has a mean of about one half. For more, the ramp starts later and the stages keep more; for less, the whole shape is
-    scaled down, its first drop behind the encoder. `cut`: all of them up to a depth, and none behind it.
+    `drop`: once, behind the encoder. `held`: the same, and falling to zero in the last quarter of the layers. `stages`
+    and `ramp`: in the published shape down to zero at the last layer, which has a mean of about one half. For more, the
+    ramp starts later and the stages keep more; for less, the whole shape is scaled down, its first drop behind the
+    encoder. `cut`: all of them up to a depth, and none behind it.
     """
     if mean >= tokens:
         return None

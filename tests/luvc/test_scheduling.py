@@ -14,6 +14,7 @@ import luvc
 from luvc.compression import PRESETS, Compression, Merge, MergeStep, Prune
 from luvc.engine import Engine
 from luvc.families import internvl
+from luvc.methods import spu
 from luvc.scheduling import retained_in_layers, retained_on_axis, schedule
 from pipeline import children
 from tests.luvc import tiny, tiny_qwen
@@ -90,7 +91,9 @@ def _sdpa_flops(query, key, value, dropout_p=0.0, is_causal=False, **kwargs):
 
 @pytest.mark.parametrize("compression", list(PRESETS))
 @pytest.mark.parametrize("module", [tiny, tiny_qwen], ids=["internvl", "qwen2_5_vl"])
-def test_flops_are_those_of_the_real_modules(module, compression):
+def test_flops_are_those_of_the_real_modules(module, compression, monkeypatch):
+    # Choosing tokens is not planned (benchmarks/selection_cost.py: a thousandth), and of width 48 it would be a part.
+    monkeypatch.setattr(spu, "FEW_COEFFICIENTS", 0)
     engine = module.engine(compression, **({"frame_px": 64} if module is tiny else {}))
     item = luvc.Request("v", ["Describe what happens."], module.clip(3, 2, size=64), max_new_tokens=1)
     job = engine._plan(item)
