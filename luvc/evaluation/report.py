@@ -13,7 +13,7 @@ def table(figures: Sequence[Figures]) -> str:
     off = figures[0]
     sure = any(item.probability_loss for item in figures)
     head = ["setting", "tokens in, mean of layers", "share", "accuracy", "relative", "lost points (95 %)", "McNemar p"]
-    head += ["lost probability (95 %)"] if sure else []
+    head += ["lost probability (95 %)", "moved"] if sure else []
     lines = _head([*head, "changed", "unparsed", "seconds", "speed"])
     for item in figures:
         relative = f"{item.overall.value / off.overall.value:.1%}" if off.overall.right else "-"
@@ -27,7 +27,7 @@ def table(figures: Sequence[Figures]) -> str:
                     relative,
                     "-" if item is off else _points(item.loss, item.loss_interval),
                     "-" if item is off else f"{item.p_value:.2g}",
-                    *(["-" if item is off or not item.probability_loss else _points(*item.probability_loss)] * sure),
+                    *(_probability(item, off) if sure else []),
                     f"{item.changed:.0%}",
                     f"{item.unparsed:.1%}",
                     f"{item.wall_s:.0f}",
@@ -36,6 +36,14 @@ def table(figures: Sequence[Figures]) -> str:
             )
         )
     return "\n".join(lines)
+
+
+def _probability(item: Figures, off: Figures) -> list[str]:
+    if item is off:
+        return ["-", "-"]
+    if item.probability_loss is None or item.probability_moved is None:
+        return ["not measured", "not measured"]
+    return [_points(*item.probability_loss), f"{100 * item.probability_moved:.1f}"]
 
 
 def _points(loss: float, interval: Interval) -> str:

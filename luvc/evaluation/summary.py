@@ -54,6 +54,7 @@ class Figures:
         probability: mean probability of the right choice (its first token); None where no answer tells it.
         probability_loss: that of the uncompressed run minus this one's, and the 95 % interval, by the bootstrap over
             videos. A right answer counts 0 or 1 and most of that is the luck of near ties; this is what was lost.
+        probability_moved: mean size of that difference, whatever its sign: 0 where nothing at all is changed.
         changed: share of all answers whose text is another than the uncompressed run's.
         texts: free texts among the questions.
         text_tokens: their mean length.
@@ -79,6 +80,7 @@ class Figures:
     p_value: float
     probability: float | None
     probability_loss: tuple[float, Interval] | None
+    probability_moved: float | None
     changed: float
     texts: int
     text_tokens: float
@@ -188,6 +190,7 @@ def _figures(name: str, own: Mapping[str, Row], off: Mapping[str, Row], similari
         p_value=comparison.p_value,
         probability=fmean(other["right_probability"] for _, other in sure) if sure else None,
         probability_loss=_probability_loss(sure) if sure else None,
+        probability_moved=fmean(map(abs, _lost_probability(sure))) if sure else None,
         changed=fmean(one["text"] != other["text"] for one, other in zip(theirs, mine, strict=True)),
         texts=len(free),
         text_tokens=fmean(len(other["token_ids"]) for _, other in free) if free else 0.0,
@@ -205,8 +208,12 @@ def _figures(name: str, own: Mapping[str, Row], off: Mapping[str, Row], similari
     )
 
 
+def _lost_probability(pairs: Sequence[tuple[Row, Row]]) -> list[float]:
+    return [one["right_probability"] - other["right_probability"] for one, other in pairs]
+
+
 def _probability_loss(pairs: Sequence[tuple[Row, Row]]) -> tuple[float, Interval]:
-    lost = [one["right_probability"] - other["right_probability"] for one, other in pairs]
+    lost = _lost_probability(pairs)
     return fmean(lost), statistics.clustered(lost, [one["video"] for one, _ in pairs])
 
 
@@ -291,7 +298,7 @@ def as_report(figures: Sequence[Figures], facts: Mapping[str, Any]) -> dict[str,
 
 
 def _probability(item: Figures) -> dict[str, float]:
-    if item.probability is None or item.probability_loss is None:
+    if item.probability is None or item.probability_loss is None or item.probability_moved is None:
         return {}
     loss, (low, high) = item.probability_loss
     return {
@@ -299,6 +306,7 @@ def _probability(item: Figures) -> dict[str, float]:
         "probability_points_lost": round(100 * loss, 2),
         "probability_points_lost_lower95": round(100 * low, 2),
         "probability_points_lost_upper95": round(100 * high, 2),
+        "probability_points_moved": round(100 * item.probability_moved, 2),
     }
 
 

@@ -85,7 +85,8 @@ def test_lost_probability_is_told_where_the_right_choice_had_one():
     assert figures[1].probability == 0.5
     entry = as_report(figures, {})["presets"]["fast"]
     assert (entry["right_probability"], entry["probability_points_lost_upper95"]) == (0.5, 25.0)
-    assert "| +25.0 (+25.0 to +25.0) |" in table(figures)
+    assert entry["probability_points_moved"] == 25.0
+    assert "| +25.0 (+25.0 to +25.0) | 25.0 |" in table(figures)
     for row in rows:
         row["right_probability"] = None
     figures = summarise(rows)
