@@ -62,16 +62,22 @@ evaluate: $(EXACT)/test/questions.jsonl  ## accuracy with and without compressio
 	$(BIN)/luvc evaluate $< --limit $(QUESTIONS) --config benchmarks/settings/presets.yaml --block 10 \
 	  --out out/evaluate --results benchmarks/results/evaluate
 
-study: $(EXACT)/test/questions.jsonl  ## every method at six shares, every switch, and the presets that follow; goes on where it was stopped
+study: $(EXACT)/test/questions.jsonl $(EXACT)/development/questions.jsonl  ## every method at six shares, every switch, every schedule; goes on where it was stopped
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/evaluate.txt
 	$(BIN)/luvc evaluate $< --limit $(QUESTIONS) --config benchmarks/settings/grid.yaml --block 10 \
 	  --out out/study --results benchmarks/results/study
 	$(BIN)/luvc evaluate $< --limit $(QUESTIONS) --config benchmarks/settings/ablations.yaml --block 10 \
 	  --out out/ablations --results benchmarks/results/ablations
-	$(BIN)/python -m benchmarks.choose_presets benchmarks/results/study.json
+	$(BIN)/luvc evaluate $(EXACT)/development/questions.jsonl --config benchmarks/settings/schedules.yaml --block 5 \
+	  --out out/schedules --results benchmarks/results/schedules
+	$(BIN)/python -m benchmarks.choose_presets benchmarks/results/evaluate.json
 
 $(EXACT)/test/questions.jsonl: $(EXACT)/material/index.json
 	$(BIN)/python -m benchmarks.exact.build --material $(EXACT)/material --out $(EXACT)/test
+
+$(EXACT)/development/questions.jsonl: $(EXACT)/material/index.json
+	$(BIN)/python -m benchmarks.exact.build --material $(EXACT)/material --development --arrays --clips 60 \
+	  --out $(EXACT)/development
 
 # Pictures come from packages (benchmarks/exact/README.md); none of them is kept in this repository.
 $(EXACT)/material/index.json: | $(STAMP)

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+#: What may be lost, as the report names it: right answers, or the probability of the right choice, which tells the same
+#: with a fraction of the noise (luvc/evaluation/summary.py) where the engine measured it.
+MEASURES = {"accuracy": "loss_points", "probability": "probability_points_lost"}
+
 #: Preset -> percentage points that may have been lost, upper end of the paired 95 % interval.
 ALLOWED_POINTS = {"balanced": 1.0, "fast": 3.0}
 
@@ -38,14 +42,17 @@ def is_ours(entry: Mapping[str, Any]) -> bool:
     return own and compression.get("resize", 1.0) == 1.0 and (merge is not None or prune is not None)
 
 
-def choose(settings: Mapping[str, Mapping[str, Any]], allowed_points: float) -> Choice:
+def choose(settings: Mapping[str, Mapping[str, Any]], allowed_points: float, measure: str = "accuracy") -> Choice:
     """The fastest of `settings` whose loss is at most `allowed_points` at the upper end of its interval.
 
-    One that is no faster than the uncompressed run never qualifies; of equally fast ones the surer wins.
+    One that is no faster than the uncompressed run never qualifies; of equally fast ones the surer wins. A setting
+    that was not measured that way (see MEASURES) takes no part.
     """
+    key = f"{MEASURES[measure]}_upper95"
+    settings = {name: entry for name, entry in settings.items() if key in entry}
 
     def upper(name: str) -> float:
-        return float(settings[name]["loss_points_upper95"])
+        return float(settings[name][key])
 
     def speed(name: str) -> float:
         return float(settings[name]["speedup"])
@@ -55,17 +62,18 @@ def choose(settings: Mapping[str, Mapping[str, Any]], allowed_points: float) -> 
     return Choice(allowed_points, best, min(settings, key=lambda name: (upper(name), -speed(name)), default=None))
 
 
-def in_words(preset: str, choice: Choice, settings: Mapping[str, Mapping[str, Any]]) -> str:
+def in_words(preset: str, choice: Choice, settings: Mapping[str, Mapping[str, Any]], measure: str = "accuracy") -> str:
     """One line for people."""
+    lost = MEASURES[measure]
 
     def told(name: str) -> str:
         entry = settings[name]
         return (
-            f"{name} (lost {entry['loss_points']:+.1f} points, at most {entry['loss_points_upper95']:+.1f}; "
+            f"{name} (lost {entry[lost]:+.1f} points, at most {entry[f'{lost}_upper95']:+.1f}; "
             f"{entry['speedup']:.2f}x, {entry['keep']:.0%} of the tokens)"
         )
 
-    limit = f"{preset}, at most {choice.allowed_points:g} points lost"
+    limit = f"{preset}, at most {choice.allowed_points:g} points of {measure} lost"
     if choice.name is not None:
         return f"{limit}: {told(choice.name)}"
     nearest = f"nearest is {told(choice.nearest)}" if choice.nearest else "nothing was measured"

@@ -201,9 +201,13 @@ def test_a_preset_is_the_fastest_setting_within_its_limit():
     none = choose(ours, 0.1)
     assert (none.name, none.nearest) == (None, "slow")
     line = in_words("balanced", none, ours)
-    assert line.startswith("balanced, at most 0.1 points lost: none qualifies; nearest is slow (lost -0.8 points")
+    assert line.startswith(
+        "balanced, at most 0.1 points of accuracy lost: none qualifies; nearest is slow (lost -0.8 points"
+    )
     assert choose({"idle": entry(0.0, 0.9, "spu@0.5")}, 1.0).name is None, "slower than no compression at all"
     assert choose({}, 1.0).nearest is None
+    surely = settings["far"] | {"probability_points_lost": 0.3, "probability_points_lost_upper95": 0.7}
+    assert choose(settings | {"far": surely}, 1.0, "probability").name == "far", "the others were not measured so"
 
 
 def test_presets_are_chosen_from_a_report(tmp_path, capsys):
@@ -214,4 +218,7 @@ def test_presets_are_chosen_from_a_report(tmp_path, capsys):
     assert choose_presets([str(path)]) == 0
     printed = capsys.readouterr().out
     assert "40 questions, uncompressed 90.0%, 12 settings" in printed
-    assert "of OIM and SPU: balanced, at most 1 points lost: none qualifies; nearest is luvc@0.5 (" in printed
+    assert (
+        "of OIM and SPU: balanced, at most 1 points of accuracy lost: none qualifies; nearest is luvc@0.5 (" in printed
+    )
+    assert "of all methods: fast, at most 3 points of probability lost: none qualifies; nothing was measured" in printed
