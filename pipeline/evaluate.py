@@ -236,14 +236,16 @@ def write_report(args: argparse.Namespace, identity: dict[str, Any], answered: S
     rows = [row for row in answered if row["question_id"] in ids]
     figures = summarise(rows, similarity)
     duels, contests = compare(figures, rows)
+    _, by_probability = compare(figures, rows, of="right_probability")
     facts = {
         "study": identity,
         "machine": _machine(args),
         "against_rivals": [asdict(duel) for duel in duels],
         "against_rivals_mean": [asdict(contest) for contest in contests],
+        "against_rivals_mean_probability": [asdict(contest) for contest in by_probability],
     }
     report = json.dumps(as_report(figures, facts), indent=1) + "\n"
-    parts = [table(figures), kinds_table(figures), texts_table(figures), in_words(duels, contests)]
+    parts = [table(figures), kinds_table(figures), texts_table(figures), in_words(duels, contests, by_probability)]
     tables = "\n\n".join(part for part in parts if part) + "\n"
     written = {
         args.out / "evaluate.json": report,

@@ -81,9 +81,14 @@ def curves(figures: Sequence[Figures]) -> dict[str, dict[float, Figures]]:
 
 
 def compare(
-    figures: Sequence[Figures], rows: Iterable[Row], shares: tuple[float, float] = (0.1, 0.5)
+    figures: Sequence[Figures], rows: Iterable[Row], shares: tuple[float, float] = (0.1, 0.5), of: str = "correct"
 ) -> tuple[list[Duel], list[Contest]]:
-    """LUVC against every method of another name, at each common share within `shares`, ends included, and over all."""
+    """LUVC against every method of another name, at each common share within `shares`, ends included, and over all.
+
+    Args:
+        of: the column of the answers whose mean is compared: "correct", or "right_probability", which fewer questions
+            tell apart; what was answered before it was recorded takes no part.
+    """
     methods, answers = curves(figures), by_name(rows)
     video = {key: row["video"] for key, row in answers[figures[0].name].items()}
     ours = {share: item for share, item in methods.get(OURS, {}).items() if shares[0] <= share <= shares[1]}
@@ -97,14 +102,22 @@ def compare(
         at_time: dict[float, Differences] = {}
         for share in common:
             mine, theirs = ours[share], points[share]
-            at_tokens[share] = _differences({theirs.name: 1.0}, mine.name, answers)
+            at_tokens[share] = _differences({theirs.name: 1.0}, mine.name, answers, of)
+            if not at_tokens[share]:
+                continue
             weights = _at_time([figures[0], *points.values()], mine.time)
             if weights is not None:
-                at_time[share] = _differences(weights, mine.name, answers)
-            equal = paired(answers[theirs.name], answers[mine.name])
-            interval = (100 * equal.interval[0], 100 * equal.interval[1])
+                at_time[share] = _differences(weights, mine.name, answers, of)
+            value, interval = _mean([at_tokens[share]], video)
+            if of == "correct":
+                low, high = paired(answers[theirs.name], answers[mine.name]).interval
+                interval = (100 * low, 100 * high)
             timed = _mean([at_time[share]], video) if share in at_time else (None, None)
-            duels.append(Duel(rival, share, 100 * equal.difference, interval, theirs.speedup / mine.speedup, *timed))
+            duels.append(Duel(rival, share, value, interval, theirs.speedup / mine.speedup, *timed))
+        common = tuple(share for share in common if at_tokens.get(share))
+        if not common:
+            continue
+        at_tokens = {share: at_tokens[share] for share in common}
         tokens = _mean(list(at_tokens.values()), video)
         timed = _mean(list(at_time.values()), video) if at_time else (None, None)
         fast = geometric_mean(duel.times_as_fast for duel in duels if duel.rival == rival)
@@ -112,13 +125,18 @@ def compare(
     return duels, contests
 
 
-def _differences(weights: Mapping[str, float], mine: str, answers: Mapping[str, Mapping[str, Row]]) -> Differences:
-    """On the scored questions that all have, as `Differences`; settings of the rival are mixed by `weights`."""
-    own = answers[mine]
+def _differences(
+    weights: Mapping[str, float], mine: str, answers: Mapping[str, Mapping[str, Row]], of: str
+) -> Differences:
+    """On the questions for which all have the column `of`; settings of the rival are mixed by `weights`."""
+
+    def known(name: str, key: str) -> bool:
+        return key in answers[name] and answers[name][key][of] is not None
+
     return {
-        key: sum(weight * answers[name][key]["correct"] for name, weight in weights.items()) - row["correct"]
-        for key, row in own.items()
-        if row["correct"] is not None and all(key in answers[name] for name in weights)
+        key: sum(weight * answers[name][key][of] for name, weight in weights.items()) - row[of]
+        for key, row in answers[mine].items()
+        if known(mine, key) and all(known(name, key) for name in weights)
     }
 
 
@@ -143,21 +161,13 @@ def _at_time(curve: Sequence[Figures], time: float) -> dict[str, float] | None:
     return {faster.name: 1 - part, slower.name: part}
 
 
-def in_words(duels: Sequence[Duel], contests: Sequence[Contest]) -> str:
-    """A Markdown table of the means and a list of where a rival is above LUVC at equal wall-clock; "" without duels."""
+def in_words(duels: Sequence[Duel], contests: Sequence[Contest], by_probability: Sequence[Contest] = ()) -> str:
+    """Markdown tables of the means and a list of where a rival is above LUVC at equal wall-clock; "" without duels."""
     if not duels:
         return ""
-    lines = [
-        "What a rival is above LUVC, points of accuracy, mean over the shares that both were measured at between "
-        "50 % and 10 % of the tokens (95 %):",
-        "",
-        "| rival | shares | at equal tokens | times as fast | shares as fast | at equal wall-clock |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for one in contests:
-        cells = [one.rival, _shares(one.shares), _points(one.points, one.interval), f"{one.times_as_fast:.2f}x"]
-        cells += [_shares(one.shares_at_time) or "none", _points(one.points_at_time, one.interval_at_time)]
-        lines.append("| " + " | ".join(cells) + " |")
+    lines = _means("accuracy", contests)
+    if by_probability:
+        lines += ["", *_means("the right choice's probability", by_probability)]
     above = [duel for duel in duels if duel.points_at_time is not None and duel.points_at_time > 0]
     lines += ["", "Where LUVC's curve lies below a rival's, accuracy against wall-clock:", ""]
     lines += [
@@ -171,6 +181,21 @@ def in_words(duels: Sequence[Duel], contests: Sequence[Contest]) -> str:
     at = _shares(sorted({duel.share for duel in duels}, reverse=True))
     lines += [f"- not above LUVC where it was measured ({at}): {', '.join(never)}"] if never else []
     return "\n".join(lines)
+
+
+def _means(measure: str, contests: Sequence[Contest]) -> list[str]:
+    lines = [
+        f"What a rival is above LUVC, points of {measure}, mean over the shares that both were measured at between "
+        "50 % and 10 % of the tokens (95 %):",
+        "",
+        "| rival | shares | at equal tokens | times as fast | shares as fast | at equal wall-clock |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in contests:
+        cells = [one.rival, _shares(one.shares), _points(one.points, one.interval), f"{one.times_as_fast:.2f}x"]
+        cells += [_shares(one.shares_at_time) or "none", _points(one.points_at_time, one.interval_at_time)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 def _points(value: float | None, interval: Interval | None) -> str:

@@ -23,7 +23,8 @@ def test_the_figures_of_presets_are_those_of_todays_presets():
 
 
 @pytest.mark.parametrize(
-    ("results", "settings"), [("evaluate", "presets"), ("ablations", "ablations"), ("study", "grid"), ("schedules", "schedules")]
+    ("results", "settings"),
+    [("evaluate", "presets"), ("ablations", "ablations"), ("study", "grid"), ("schedules", "schedules")],
 )
 def test_results_are_of_the_settings_that_the_command_names(results, settings):
     report = json.loads((RESULTS / f"{results}.json").read_text(encoding="utf-8"))

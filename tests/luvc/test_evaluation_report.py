@@ -163,6 +163,24 @@ def test_the_mean_over_shares_is_told_of_each_rival():
     assert "| random | 50%, 25%, 10% | " in duels_in_words(duels, contests)
 
 
+def test_rivals_are_compared_by_probability_where_both_told_one():
+    rows = study()
+    assert compare(summarise(rows), rows, of="right_probability") == ([], [])
+    for row in rows:
+        method, _, share = row["setting"].partition("@")
+        row["right_probability"] = {"luvc": 0.8, "resize": 0.7}.get(method, 0.9) if share != "0.1" else None
+    figures = summarise(rows)
+    duels, contests = compare(figures, rows, of="right_probability")
+    assert {(duel.rival, duel.share) for duel in duels} == {
+        (name, at) for name in ("resize", "random") for at in (0.5, 0.25)
+    }
+    assert contests[0].shares == (0.5, 0.25)
+    assert contests[0].points == pytest.approx(-10.0)
+    text = duels_in_words(duels, contests, contests)
+    assert text.count("| resize | 50%, 25% | -10.0 (-10.0 to -10.0) |") == 2
+    assert "points of the right choice's probability" in text
+
+
 def test_charts_are_whole_svg_and_name_everything():
     figures = summarise(study() + rows_of("balanced", share_of(31), 3.0, 40))
     drawing = chart(figures)
