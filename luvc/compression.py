@@ -269,8 +269,8 @@ _MAGNITUDE = Prune(schedule="ramp", axis="channel", cutoff=0.25, residual=False)
 PRESETS: dict[str, Compression] = {
     "off": Compression("off"),
     "paper": Compression("paper", merge=Merge(keep=0.5), prune=_MAGNITUDE),
-    "balanced": Compression("balanced", Merge(keep=0.75, first=0.5, last=1.0), Prune(stages=held(0.35))),
-    "fast": Compression("fast", Merge(keep=0.5), Prune(stages=held(0.3))),
+    "balanced": Compression("balanced", prune=Prune(stages=held(0.3))),
+    "fast": Compression("fast", Merge(keep=0.6), Prune(stages=held(0.25))),
 }
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 
-from luvc.compression import PRESETS, Compression, Merge, Prune
+from luvc.compression import PRESETS, Compression, Merge, Prune, held
 from luvc.errors import ConfigError
 
 
@@ -27,8 +26,8 @@ def test_off_in_all_its_spellings():
 
 
 def test_a_mapping_can_start_from_a_preset():
-    changed = Compression.from_any({"preset": "balanced", "merge": {"keep": 0.6}})
-    assert changed.merge == replace(PRESETS["balanced"].merge, keep=0.6)
+    changed = Compression.from_any({"preset": "balanced", "merge": {"keep": 0.5}})
+    assert changed.merge == Merge(keep=0.5)
     assert changed.prune == PRESETS["balanced"].prune
     assert changed.name == "balanced*"
     assert Compression.from_any({"merge": True}).merge == Merge()
@@ -93,3 +92,14 @@ def test_methods_are_known_to_the_selector():
 
     assert set(PRUNE_METHODS) == set(SCORES)
     assert Prune().method == "spu"
+
+
+@pytest.mark.parametrize("layers", [1, 2, 12, 24, 30, 80])
+@pytest.mark.parametrize("until", [0.75, 0.5, 0.97, 1.0])
+def test_what_is_held_stays_until_its_depth_and_is_gone_in_the_last_layer(layers, until):
+    prune = Prune(stages=held(0.3, until))
+    keeps = [prune.keep_at(layer, layers) for layer in range(layers)]
+    last = layers - 1
+    assert all(keep == 0.3 for keep in keeps[: min(last, int(until * layers))])
+    assert keeps == sorted(keeps, reverse=True)
+    assert keeps[last] == 0.0

@@ -267,7 +267,7 @@ def test_shared_work_gives_the_answers_of_runs_of_their_own(tmp_path):
     answers = Answers(tmp_path / "a.jsonl", {})
     ask(engine, questions, settings, clips.__getitem__, answers, Limits(2, 4))
     groups = {encoder_part(setting.compression) for setting in settings}
-    assert len(groups) == len(settings) - 7, "off and six pruners; fast and the one with another pruner"
+    assert len(groups) == len(settings) - 8, "off, balanced and six pruners; fast and the one with another pruner"
     assert sum(encoded) == len(clips) * len(groups) + 1, "each clip once for each group, and once to warm up"
 
     engine.runtime.encode = through

@@ -5,14 +5,13 @@ from __future__ import annotations
 import pickle
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from luvc.compression import PRESETS
+from luvc.compression import Merge
 from luvc.errors import ConfigError
 from pipeline import children
 from pipeline.config import RunConfig, load_config, parse_config
@@ -129,7 +128,7 @@ def test_overrides(tmp_path: Path) -> None:
         prompts={"caption": "x"},
     )
     assert config.prompts[0].text == "What: is this?"
-    assert config.compression.merge == replace(PRESETS["balanced"].merge, keep=0.5)
+    assert config.compression.merge == Merge(keep=0.5)
     assert config.compression.prune is not None
     assert [source.path for source in config.inputs] == ["s3://bucket/videos", "/more"]
     assert (config.sampling.fps, config.sampling.max_frames) == (2.0, 64)
