@@ -57,7 +57,12 @@ def curve_chart(figures: Sequence[Figures]) -> str:
     """Accuracy against wall-clock and against tokens, both in % of the uncompressed run; a line for each method."""
     off, methods = figures[0], curves(figures)
     alone = [item for item in figures[1:] if "@" not in item.name]
-    values = [item.overall.value for item in figures]
+
+    def accuracy(item: Figures) -> float:
+        """What the uncompressed run has, less the paired loss: settings that were asked fewer questions compare."""
+        return off.overall.value - item.loss
+
+    values = [accuracy(item) for item in figures]
     low, high = _round_range(min(values), max(values))
     legend_rows = -(-(len(methods) + 2) // 5)
     width, height = _LEFT + 2 * _PANEL + _GAP + 20, _TOP + _HIGH + 56 + 22 * legend_rows
@@ -94,11 +99,11 @@ def curve_chart(figures: Sequence[Figures]) -> str:
         )
         looks = {method: _look(method, index) for index, method in enumerate(methods)}
         for method, points in sorted(methods.items(), key=lambda item: item[0] == OURS):  # ours on top
-            places = [(left + where(item) * _PANEL, y(item.overall.value), item) for item in points.values()]
+            places = [(left + where(item) * _PANEL, y(accuracy(item)), item) for item in points.values()]
             places = [(left + where(off) * _PANEL, level, off), *places]
             parts += _line(places, *looks[method])
         for index, item in enumerate((off, *alone)):
-            parts += _single(left + where(item) * _PANEL, y(item.overall.value), item, left + _PANEL, bool(index % 2))
+            parts += _single(left + where(item) * _PANEL, y(accuracy(item)), item, left + _PANEL, bool(index % 2))
     parts += _legend(list(methods), height, legend_rows)
     return _svg(width, height, "accuracy against wall-clock and against tokens", parts)
 
