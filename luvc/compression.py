@@ -253,8 +253,8 @@ def held(keep: float, until: float = 0.75) -> tuple[Stage, ...]:
     """Stages that leave `keep` behind the encoder, hold it up to the depth `until`, and then fall in equal steps to
     nothing at the last layer.
 
-    At the same mean number of tokens answers change half as much as on a ramp that falls all the way
-    (docs/results.md): late layers read visual tokens, too, and read few of them.
+    No worse than a ramp that falls all the way and keeps more tokens in the mean (docs/results.md): late layers read
+    visual tokens, too, and few of them suffice.
     """
     # Depths are rounded down: a hair above a whole layer would be the layer after it.
     depths = [math.floor(1e4 * (until + (1 - until) * step / 3)) / 1e4 for step in range(4)]
