@@ -106,8 +106,9 @@ def compare(
             if not at_tokens[share]:
                 continue
             weights = _at_time([figures[0], *points.values()], mine.time)
-            if weights is not None:
-                at_time[share] = _differences(weights, mine.name, answers, of)
+            mixed = _differences(weights, mine.name, answers, of) if weights is not None else {}
+            if mixed:
+                at_time[share] = mixed
             value, interval = _mean([at_tokens[share]], video)
             if of == "correct":
                 low, high = paired(answers[theirs.name], answers[mine.name]).interval

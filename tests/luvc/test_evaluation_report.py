@@ -179,6 +179,12 @@ def test_rivals_are_compared_by_probability_where_both_told_one():
     text = duels_in_words(duels, contests, contests)
     assert text.count("| resize | 50%, 25% | -10.0 (-10.0 to -10.0) |") == 2
     assert "points of the right choice's probability" in text
+    for row in rows:
+        if row["setting"] == "off":  # answered before it was recorded: nothing to interpolate with up to there
+            row["right_probability"] = None
+    duels, _ = compare(summarise(rows), rows, of="right_probability")
+    assert {duel.rival for duel in duels} == {"resize", "random"}
+    assert all(duel.points_at_time is None for duel in duels if duel.share == 0.5)
 
 
 def test_charts_are_whole_svg_and_name_everything():
