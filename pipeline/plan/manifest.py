@@ -27,7 +27,7 @@ class Summary:
         duplicates: units that were asked for more than once, planned once.
         video_s: seconds of video in clips.
         visual_tokens: before compression; 0 when the model's family is not known.
-        merged_tokens: that enter the language model.
+        merged_tokens: that come out of the encoder; a pruner may drop before the first layer.
         layer_tokens: mean over its layers.
         prompts: answers to be written.
         errors: failed units by class of error.
@@ -121,7 +121,7 @@ def format_summary(summary: Summary) -> str:
     if s.visual_tokens:
         lines += [
             f"visual tokens   {s.visual_tokens:,} before compression",
-            f"                {s.merged_tokens:,} enter the language model{_share(s.merged_tokens, s.visual_tokens)}",
+            f"                {s.merged_tokens:,} behind the encoder{_share(s.merged_tokens, s.visual_tokens)}",
             f"                {s.layer_tokens:,.0f} in the mean of its layers{_share(s.layer_tokens, s.visual_tokens)}",
         ]
     elif s.units > s.failed:

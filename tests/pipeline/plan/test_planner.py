@@ -59,7 +59,7 @@ def test_the_example_clips() -> None:
     assert by_name["carphone_pristine.mp4"]["width_px"] == 193
     assert made.summary.merged_tokens == made.summary.visual_tokens * 36 / 64
     text = str(made.summary)
-    for part in (f"{made.summary.units} from", "visual tokens", "enter the language model (56%)"):
+    for part in (f"{made.summary.units} from", "visual tokens", "behind the encoder (56%)"):
         assert part in text
 
 
