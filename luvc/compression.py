@@ -270,7 +270,7 @@ PRESETS: dict[str, Compression] = {
     "off": Compression("off"),
     "paper": Compression("paper", merge=Merge(keep=0.5), prune=_MAGNITUDE),
     "balanced": Compression("balanced", prune=Prune(stages=held(0.3))),
-    "fast": Compression("fast", Merge(keep=0.6), Prune(stages=held(0.25))),
+    "fast": Compression("fast", Merge(keep=0.75), Prune(stages=held(0.25))),
 }
 
 

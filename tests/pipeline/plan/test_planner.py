@@ -57,9 +57,9 @@ def test_the_example_clips() -> None:
     by_name = {Path(row["uri"]).name: row for row in made.table.to_pylist()}
     assert by_name["bikes.mp4"]["width_px"] == 640
     assert by_name["carphone_pristine.mp4"]["width_px"] == 193
-    assert made.summary.merged_tokens == made.summary.visual_tokens * 36 / 64
+    assert made.summary.merged_tokens == made.summary.visual_tokens * 49 / 64
     text = str(made.summary)
-    for part in (f"{made.summary.units} from", "visual tokens", "behind the encoder (56%)"):
+    for part in (f"{made.summary.units} from", "visual tokens", "behind the encoder (77%)"):
         assert part in text
 
 
