@@ -14,18 +14,18 @@ from luvc.preprocess import Normalisation
 
 def test_a_tiny_run_writes_the_promised_keys(tmp_path, capsys):
     out = tmp_path / "deep" / "bench.json"
-    tiny = ["--shape", "tiny", "--rounds", "2", "--dtype", "float32", "--batches", "2", "--presets", "off", "fast"]
+    tiny = ["--shape", "tiny", "--rounds", "2", "--dtype", "float32", "--batches", "2", "--presets", "off", "paper"]
     assert command.main([*tiny, "--out", str(out)]) == 0
     written = json.loads(out.read_text())
-    assert {"ratio_off", "ratio_fast", "videos_per_s", "peak_bytes", "machine", "startup_seconds"} <= set(written)
+    assert {"ratio_off", "ratio_paper", "videos_per_s", "peak_bytes", "machine", "startup_seconds"} <= set(written)
     assert written["best_batch"] == 2
     rounds = written["timings"]
     assert [len(each) for each in rounds.values()] == [2, 2, 2]
-    assert rounds["fast"][0]["tokens"]["merged"] < rounds["off"][0]["tokens"]["merged"]
+    assert rounds["paper"][0]["tokens"]["merged"] < rounds["off"][0]["tokens"]["merged"]
     assert rounds["off"][0]["attention"] == "sdpa"
     shown = capsys.readouterr().out
-    assert "| fast |" in shown
-    assert "fast: encoder " in shown
+    assert "| paper |" in shown
+    assert "paper: encoder " in shown
     assert rounds["off"][0]["rates"]["decode_weight_bytes_per_s"] > 0
     assert "| transformers, batch 2 |" in shown
     ElementTree.fromstring(out.with_suffix(".svg").read_text())

@@ -197,5 +197,5 @@ def test_what_an_engine_cannot_take_is_said(tiny):
     (frames,) = decoder(tiny).generate([Request("frames", ["?"], tiny.clip(2, 1))])
     assert "no encoder" in str(frames.error)
     (other,) = encoded(encoder(tiny, "off"), [Request("other", ["?"], tiny.clip(2, 1))])
-    (done,) = decoder(tiny, "fast").generate([other])
+    (done,) = decoder(tiny, "paper").generate([other])
     assert "same model and compression" in str(done.error)
