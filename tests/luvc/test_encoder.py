@@ -63,7 +63,7 @@ def encoded(maker: Encoder, items: Sequence[Request]) -> list[Request]:
 #: Along both axes, along time, without a grid, numbered anew, pruned.
 COMPRESSIONS = [
     "off",
-    "fast",
+    "paper",
     {"merge": {"keep": 0.5, "positions": "compact"}},
     {"merge": {"method": "tome", "keep": 0.4}},
     {"resize": 0.5, "merge": {"keep": 0.5}, "prune": {"schedule": "ramp"}},
@@ -99,12 +99,12 @@ def test_some_clips_may_come_encoded_and_some_as_frames(tiny):
 
 def test_counts_are_the_planned_ones_and_times_the_engines_own(tiny):
     items = requests(tiny, 4)
-    whole = {done.id: done for done in tiny.engine("fast").generate(items)}
-    for done in decoder(tiny, "fast").generate(encoded(encoder(tiny, "fast"), items)):
+    whole = {done.id: done for done in tiny.engine("paper").generate(items)}
+    for done in decoder(tiny, "paper").generate(encoded(encoder(tiny, "paper"), items)):
         assert done.tokens == whole[done.id].tokens
         assert done.times.encode_s == 0.0
         assert done.times.prefill_s > 0
-    for done in drive(encoder(tiny, "fast"), items):
+    for done in drive(encoder(tiny, "paper"), items):
         assert (done.times.encode_s > 0) == bool(done.encoded)
         assert sum(len(clip.features) for clip in done.encoded) == whole[done.id].tokens.merged
 
@@ -137,11 +137,11 @@ def test_parts_of_a_checkpoint_on_disk(tiny, tmp_path):
     tiny.model().save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     items = requests(tiny, 3)
-    maker = luvc.load_encoder(str(tmp_path), "fast", dtype="float32", device="cpu")
+    maker = luvc.load_encoder(str(tmp_path), "paper", dtype="float32", device="cpu")
     taker = luvc.load(
-        tmp_path, "fast", dtype="float32", device="cpu", part="decoder", budgets=Budgets(max_new_tokens=12)
+        tmp_path, "paper", dtype="float32", device="cpu", part="decoder", budgets=Budgets(max_new_tokens=12)
     )
-    whole = luvc.load(tmp_path, "fast", dtype="float32", device="cpu", budgets=Budgets(max_new_tokens=12))
+    whole = luvc.load(tmp_path, "paper", dtype="float32", device="cpu", budgets=Budgets(max_new_tokens=12))
     assert answers(taker, encoded(maker, items)) == answers(whole, items)
     with pytest.raises(ConfigError, match="part 'tower'"):
         luvc.load(tmp_path, part="tower")
