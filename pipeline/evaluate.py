@@ -52,7 +52,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SETTING",
         help="presets or METHOD@SHARE, compared with `off`; default: " + " ".join(DEFAULT_SETTINGS),
     )
-    parser.add_argument("--config", type=Path, help="YAML: `settings` (names, mappings), `grid` (methods by shares)")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        help="YAML: `settings` (names, mappings), `grid` (methods by shares), `fewer` (asked only so many `questions`)",
+    )
     parser.add_argument("--frames", type=int, default=8, help="frames of each video file; default 8")
     parser.add_argument("--limit", type=int, help="so many questions, of whole videos, balanced over kinds and groups")
     parser.add_argument("--block", type=int, default=16, help="videos answered by each setting in turn; default 16")
@@ -83,8 +87,10 @@ def evaluate(args: argparse.Namespace) -> int:
     from luvc.evaluation.settings import parse_settings
 
     values = _settings(args)
-    parse_settings(values)  # a wrong name is told before a model is loaded
-    questions = read_questions(args.questions, args.limit)
+    settings = parse_settings(values)  # a wrong name is told before a model is loaded
+    # Where some settings are asked fewer, the first questions must be of all kinds.
+    fewer = any(setting.questions is not None for setting in settings)
+    questions = read_questions(args.questions, sys.maxsize if fewer and args.limit is None else args.limit)
     for name in ("frames", "block", "text_tokens"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')}: at least 1")

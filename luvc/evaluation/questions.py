@@ -77,11 +77,13 @@ def read_questions(path: Path, limit: int | None = None) -> list[Question]:
 def balanced_videos(questions: Sequence[Question], limit: int | None) -> list[Question]:
     """All questions of as many videos as together have at least `limit`, equally many of each kind and group.
 
+    None leaves all of them in the file's order; a limit that is larger than all puts them into the balanced one.
+
     Videos are taken one by one: always the one whose kinds (by group) have been asked least so far, the first in the
     file of those that are level. Nothing is drawn, so a smaller limit gives the beginning of a larger one.
     """
     videos = by_video(questions)
-    if limit is None or limit >= len(questions):
+    if limit is None:
         return list(questions)
     cells = {video: Counter((each.group, each.kind) for each in asked) for video, asked in videos.items()}
     asked_of: Counter[tuple[str, str]] = Counter()
@@ -92,7 +94,7 @@ def balanced_videos(questions: Sequence[Question], limit: int | None) -> list[Qu
         added = sum(count * (2 * asked_of[cell] + count) for cell, count in cells[video].items())
         return added / cells[video].total()
 
-    while len(taken) < limit:
+    while cells and len(taken) < limit:
         chosen = min(cells, key=crowding)
         asked_of.update(cells.pop(chosen))
         taken.extend(videos[chosen])

@@ -16,7 +16,7 @@ def table(figures: Sequence[Figures]) -> str:
     head += ["lost probability (95 %)", "moved"] if sure else []
     lines = _head([*head, "changed", "unparsed", "seconds", "speed"])
     for item in figures:
-        relative = f"{item.overall.value / off.overall.value:.1%}" if off.overall.right else "-"
+        relative = "-" if item.relative is None else f"{item.relative:.1%}"
         lines.append(
             _row(
                 [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, geometric_mean
+from typing import NamedTuple
 
 from luvc.evaluation import statistics
 from luvc.evaluation.answers import Row
@@ -15,6 +16,9 @@ OURS = "luvc"
 
 #: Of one question: how much more of a right answer the rival had than LUVC.
 Differences = Mapping[str, float]
+
+#: Setting -> question -> row.
+_Answers = Mapping[str, Mapping[str, Row]]
 
 
 @dataclass(frozen=True)
@@ -95,40 +99,62 @@ def compare(
     duels: list[Duel] = []
     contests: list[Contest] = []
     for rival, points in methods.items():
-        common = tuple(share for share in ours if share in points)
-        if rival.startswith(OURS) or not common:
+        if rival.startswith(OURS):
             continue
-        at_tokens: dict[float, Differences] = {}
-        at_time: dict[float, Differences] = {}
-        for share in common:
-            mine, theirs = ours[share], points[share]
-            at_tokens[share] = _differences({theirs.name: 1.0}, mine.name, answers, of)
-            if not at_tokens[share]:
-                continue
-            weights = _at_time([figures[0], *points.values()], mine.time)
-            mixed = _differences(weights, mine.name, answers, of) if weights is not None else {}
-            if mixed:
-                at_time[share] = mixed
-            value, interval = _mean([at_tokens[share]], video)
-            if of == "correct":
-                low, high = paired(answers[theirs.name], answers[mine.name]).interval
-                interval = (100 * low, 100 * high)
-            timed = _mean([at_time[share]], video) if share in at_time else (None, None)
-            duels.append(Duel(rival, share, value, interval, theirs.speedup / mine.speedup, *timed))
-        common = tuple(share for share in common if at_tokens.get(share))
-        if not common:
-            continue
-        at_tokens = {share: at_tokens[share] for share in common}
-        tokens = _mean(list(at_tokens.values()), video)
-        timed = _mean(list(at_time.values()), video) if at_time else (None, None)
-        fast = geometric_mean(duel.times_as_fast for duel in duels if duel.rival == rival)
-        contests.append(Contest(rival, common, *tokens, fast, tuple(at_time), *timed))
+        curve = [figures[0], *points.values()]
+        matches = [_match(share, ours[share], points[share], curve, answers, of) for share in ours if share in points]
+        matches = [match for match in matches if match.at_tokens]
+        if matches:
+            duels += [_duel(rival, match, answers, video, of) for match in matches]
+            contests.append(_contest(rival, matches, video))
     return duels, contests
 
 
-def _differences(
-    weights: Mapping[str, float], mine: str, answers: Mapping[str, Mapping[str, Row]], of: str
-) -> Differences:
+class _Match(NamedTuple):
+    """LUVC and a rival at one share: what the rival had more, at equal tokens and, if it is ever as fast, seconds."""
+
+    share: float
+    mine: Figures
+    theirs: Figures
+    at_tokens: Differences
+    at_time: Differences
+
+    @property
+    def times_as_fast(self) -> float:
+        return self.theirs.speedup / self.mine.speedup
+
+
+def _match(
+    share: float, mine: Figures, theirs: Figures, curve: Sequence[Figures], answers: _Answers, of: str
+) -> _Match:
+    weights = _at_time(curve, mine.time)
+    at_time = {} if weights is None else _differences(weights, mine.name, answers, of)
+    return _Match(share, mine, theirs, _differences({theirs.name: 1.0}, mine.name, answers, of), at_time)
+
+
+def _duel(rival: str, match: _Match, answers: _Answers, video: Mapping[str, str], of: str) -> Duel:
+    points, interval = _mean([match.at_tokens], video)
+    if of == "correct":  # of right and wrong answers there is a better interval than the bootstrap's
+        low, high = paired(answers[match.theirs.name], answers[match.mine.name]).interval
+        interval = (100 * low, 100 * high)
+    timed = _mean([match.at_time], video) if match.at_time else (None, None)
+    return Duel(rival, match.share, points, interval, match.times_as_fast, *timed)
+
+
+def _contest(rival: str, matches: Sequence[_Match], video: Mapping[str, str]) -> Contest:
+    timed = [match for match in matches if match.at_time]
+    at_time = _mean([match.at_time for match in timed], video) if timed else (None, None)
+    return Contest(
+        rival,
+        tuple(match.share for match in matches),
+        *_mean([match.at_tokens for match in matches], video),
+        geometric_mean(match.times_as_fast for match in matches),
+        tuple(match.share for match in timed),
+        *at_time,
+    )
+
+
+def _differences(weights: Mapping[str, float], mine: str, answers: _Answers, of: str) -> Differences:
     """On the questions for which all have the column `of`; settings of the rival are mixed by `weights`."""
 
     def known(name: str, key: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from luvc.compression import PRESETS, Compression, suggest
@@ -16,10 +16,15 @@ OFF = "off"
 
 @dataclass(frozen=True)
 class Setting:
-    """A compression and its name in the tables."""
+    """A compression and its name in the tables.
+
+    Attributes:
+        questions: it is asked only the first so many of a study's, by whole videos; None: all.
+    """
 
     name: str
     compression: Compression
+    questions: int | None = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ ANYWHERE = Place(24, Grid(8, 16, 16))
 
 
 def parse_setting(value: Any, place: Place = ANYWHERE) -> Setting:
-    """`balanced`, `oim@0.25`, or a mapping as in the YAML (with a `name`).
+    """`balanced`, `oim@0.25`, a mapping as in the YAML (with a `name`), or `{setting: one of these, questions: 230}`.
 
     `METHOD@SHARE` leaves that share of visual tokens in the mean of the language model's layers
     (`luvc.evaluation.levels`), so that methods are compared at equal tokens.
@@ -43,6 +48,11 @@ def parse_setting(value: Any, place: Place = ANYWHERE) -> Setting:
     Raises:
         ConfigError: an unknown name or an impossible share.
     """
+    if isinstance(value, Mapping) and "setting" in value:
+        few = value.get("questions")
+        if value.keys() != {"setting", "questions"} or type(few) is not int or few < 1:
+            raise ConfigError(f"settings: {dict(value)!r}", "expected {setting: NAME, questions: at least 1}")
+        return replace(parse_setting(value["setting"], place), questions=few)
     if isinstance(value, str) and "@" in value:
         method, _, share = value.partition("@")
         if method not in METHODS:
@@ -69,15 +79,25 @@ def parse_settings(values: Sequence[Any], place: Place = ANYWHERE) -> list[Setti
 
 
 def listed(values: Any, where: str) -> list[Any]:
-    """The settings of a YAML file: `settings`, a list, and `grid`, methods by shares.
+    """The settings of a YAML file: `settings`, a list; `grid`, methods by shares; `fewer`, settings by `questions`.
 
     Raises:
         ConfigError: something else stands there.
     """
-    grid = values.get("grid", {}) if isinstance(values, Mapping) else None
-    if not isinstance(values, Mapping) or not isinstance(grid, Mapping) or values.keys() - {"settings", "grid"}:
-        raise ConfigError(f"{where}: expected the keys `settings` (a list) and `grid` (methods, shares)")
-    parts = [values.get("settings", []), grid.get("methods", []), grid.get("shares", [])]
-    if grid.keys() - {"methods", "shares"} or not all(isinstance(part, list) for part in parts):
-        raise ConfigError(f"{where}: `settings`, `grid.methods` and `grid.shares` are lists")
-    return [*parts[0], *(f"{method}@{share}" for method in parts[1] for share in parts[2])]
+    sections: Mapping[str, Any] = values if isinstance(values, Mapping) else {"": None}
+    grid, fewer = sections.get("grid", {}), sections.get("fewer", {})
+    keys = [(sections, {"settings", "grid", "fewer"}), (grid, {"methods", "shares"})]
+    keys.append((fewer, {"questions", "settings"}))
+    if not all(isinstance(part, Mapping) and part.keys() <= known for part, known in keys):
+        raise ConfigError(
+            f"{where}: expected the keys `settings` (a list), `grid` (methods, shares), `fewer` (questions, settings)"
+        )
+    lists = [sections.get("settings", []), grid.get("methods", []), grid.get("shares", []), fewer.get("settings", [])]
+    if not all(isinstance(one, list) for one in lists):
+        raise ConfigError(f"{where}: `settings`, `grid.methods`, `grid.shares` and `fewer.settings` are lists")
+    named, methods, shares, few = lists
+    return [
+        *named,
+        *(f"{method}@{share}" for method in methods for share in shares),
+        *({"setting": value, "questions": fewer.get("questions")} for value in few),
+    ]

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, NamedTuple, TypeVar
 
 from luvc.compression import Compression
@@ -90,7 +91,7 @@ def ask(
     Args:
         engine: a loaded model; its own compression does not matter.
         questions: all of them; those of one video share one encoding.
-        settings: uncompressed first.
+        settings: uncompressed first. One with fewer `questions` gets those of the first videos.
         load_clip: video of a question -> its frames at the model's size.
         answers: where rows go, and which are there already.
         say: told after each block.
@@ -111,6 +112,7 @@ def ask(
         groups.setdefault(encoder_part(setting.compression), []).append(setting)
     done = {setting.name: answers.done(setting.name) for setting in settings}
     videos = by_video(questions)
+    asked_about = {setting.name: _first_videos(videos, setting.questions) for setting in settings}
     blocks = list(_blocks(videos, limits.block_videos))
     warm = False
     started = time.perf_counter()
@@ -120,7 +122,10 @@ def ask(
             clips: dict[str, Clip] = {}
             asked_now = 0
             for part, members in _turned(list(groups.items()), number):  # nobody always goes first
-                left = {setting.name: _left(videos, block, done[setting.name]) for setting in members}
+                left = {
+                    setting.name: _left(videos, block, asked_about[setting.name], done[setting.name])
+                    for setting in members
+                }
                 needed = [video for video in block if any(video in asked for asked in left.values())]
                 if not needed:
                     continue
@@ -153,8 +158,20 @@ def _turned(items: Sequence[_Item], number: int) -> Sequence[_Item]:
     return [*items[turn:], *items[:turn]]
 
 
-def _left(videos: Mapping[str, Sequence[Question]], block: Sequence[str], done: set[str]) -> dict[str, list[Question]]:
-    left = {video: [question for question in videos[video] if question.id not in done] for video in block}
+def _first_videos(videos: Mapping[str, Sequence[Question]], questions: int | None) -> set[str]:
+    """The first videos about which together there are at least so many questions."""
+    before = accumulate((len(asked) for asked in videos.values()), initial=0)  # one more than videos: the sum
+    return {video for video, count in zip(videos, before, strict=False) if questions is None or count < questions}
+
+
+def _left(
+    videos: Mapping[str, Sequence[Question]], block: Sequence[str], asked_about: set[str], done: set[str]
+) -> dict[str, list[Question]]:
+    left = {
+        video: [question for question in videos[video] if question.id not in done]
+        for video in block
+        if video in asked_about
+    }
     return {video: asked for video, asked in left.items() if asked}
 
 

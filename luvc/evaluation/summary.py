@@ -100,6 +100,12 @@ class Figures:
         return self.mean_layer_tokens / self.visual_tokens if self.visual_tokens else 1.0
 
     @property
+    def relative(self) -> float | None:
+        """Accuracy over the uncompressed run's on the same questions; None if that had none right."""
+        uncompressed = self.overall.value + self.loss
+        return self.overall.value / uncompressed if uncompressed else None
+
+    @property
     def time(self) -> float:
         """Seconds, as a share of the uncompressed run's."""
         return 1 / self.speedup
@@ -248,10 +254,11 @@ def as_report(figures: Sequence[Figures], facts: Mapping[str, Any]) -> dict[str,
     def entry(item: Figures) -> dict[str, Any]:
         low, high = item.loss_interval
         numbers: dict[str, Any] = {
+            "questions": item.overall.total,
             "keep": round(item.keep, 4),
             "accuracy": round(item.overall.value, 4),
             "accuracy_interval95": [round(bound, 4) for bound in item.overall.interval],
-            "relative_accuracy": round(item.overall.value / off.overall.value, 4) if off.overall.right else None,
+            "relative_accuracy": _rounded(item.relative),
             "loss_points": round(100 * item.loss, 2),
             "loss_points_lower95": round(100 * low, 2),
             "loss_points_upper95": round(100 * high, 2),

@@ -183,7 +183,7 @@ def test_identity_configuration_is_exactly_off(tiny):
 
 
 def test_no_visual_token_in_the_last_layer_and_decode_continues_from_the_uncompressed_length(tiny):
-    engine = tiny.engine("fast")
+    engine = tiny.engine("paper")
     (item,) = [Request("v", ["Describe."], tiny.clip(3, 1))]
     engine.submit(item)
     engine.step()
@@ -200,7 +200,7 @@ def test_no_visual_token_in_the_last_layer_and_decode_continues_from_the_uncompr
 
 
 def test_several_prompts_share_one_encoding(tiny, monkeypatch):
-    engine = tiny.engine("fast")
+    engine = tiny.engine("paper")
     clips = []
     encode = engine.runtime.encode
     monkeypatch.setattr(engine.runtime, "encode", lambda c, *rest: clips.extend(c) or encode(c, *rest))
@@ -233,7 +233,7 @@ def test_scored_tokens_have_the_models_own_probabilities():
 
 
 def test_load_says_what_is_held_and_what_the_last_step_prefilled(tiny):
-    engine = tiny.engine("fast", budgets=Budgets(prefill_tokens=5000, kv_bytes=1 << 26, max_new_tokens=3))
+    engine = tiny.engine("paper", budgets=Budgets(prefill_tokens=5000, kv_bytes=1 << 26, max_new_tokens=3))
     load = engine.load()
     assert load.peak_bytes > 1 << 20
     assert load == EngineLoad(0, 0, 0, 5000, 0, 1 << 26, load.peak_bytes)
@@ -249,7 +249,7 @@ def test_load_says_what_is_held_and_what_the_last_step_prefilled(tiny):
 
 
 def test_a_stream_is_pulled_only_as_room_allows(tiny):
-    engine = tiny.engine("fast", budgets=Budgets(prefill_tokens=200, max_new_tokens=3))
+    engine = tiny.engine("paper", budgets=Budgets(prefill_tokens=200, max_new_tokens=3))
     pulled = 0
 
     def stream():
@@ -282,7 +282,7 @@ def test_merging_along_time_is_for_families_without_text_between_frames():
 
 
 def test_stage_times_add_up_to_busy_time(tiny):
-    engine = tiny.engine("fast")
+    engine = tiny.engine("paper")
     times = [done.times for done in engine.generate(requests(tiny))]
     assert all(t.prefill_s > 0 for t in times)
     assert sum(t.encode_s > 0 for t in times) == len(times) - 1  # all but the text-only request

@@ -31,7 +31,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_request_costs_only_itself(tiny, case):
     make, kind, words = BAD[case]
-    engine = tiny.engine("fast")
+    engine = tiny.engine("paper")
     items = requests(tiny, 3)
     got = {done.id: done for done in engine.generate([items[0], make(tiny), *items[1:]])}
     assert isinstance(got["bad"].error, kind)
@@ -47,8 +47,8 @@ def test_too_many_frames_for_the_model_is_said_with_numbers():
 
 
 def test_out_of_memory_halves_the_batch_and_remembers(tiny, monkeypatch):
-    engine = tiny.engine("fast")
-    expected = answers(tiny.engine("fast"), requests(tiny))
+    engine = tiny.engine("paper")
+    expected = answers(tiny.engine("paper"), requests(tiny))
     prefill = engine.runtime.decoder.prefill
     batches = []
 
@@ -68,8 +68,8 @@ def test_out_of_memory_halves_the_batch_and_remembers(tiny, monkeypatch):
 
 
 def test_out_of_memory_in_the_encoder_halves_its_passes_and_remembers(tiny, monkeypatch):
-    engine = tiny.engine("fast")
-    expected = answers(tiny.engine("fast"), requests(tiny))
+    engine = tiny.engine("paper")
+    expected = answers(tiny.engine("paper"), requests(tiny))
     encode = engine.runtime.encode
     limits = []
 
@@ -107,7 +107,7 @@ def test_a_request_that_never_fits_or_breaks_the_model_is_a_failure_of_its_own(t
 
 
 def test_a_failing_decode_step_fails_its_sequences_and_the_engine_goes_on(tiny, monkeypatch):
-    engine = tiny.engine("fast")
+    engine = tiny.engine("paper")
     decode = engine.runtime.decoder.decode
     calls = []
 
@@ -123,4 +123,4 @@ def test_a_failing_decode_step_fails_its_sequences_and_the_engine_goes_on(tiny, 
     failed = [done for done in got if done.error is not None]
     assert failed
     assert all(done.error.retryable and "injected" in str(done.error) for done in failed)
-    assert answers(engine, requests(tiny, 3)) == answers(tiny.engine("fast"), requests(tiny, 3))
+    assert answers(engine, requests(tiny, 3)) == answers(tiny.engine("paper"), requests(tiny, 3))

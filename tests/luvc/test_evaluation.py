@@ -22,6 +22,7 @@ from luvc.evaluation.questions import Question, balanced_videos, parse_answer, r
 from luvc.evaluation.settings import Place, listed, parse_setting, parse_settings
 from luvc.evaluation.statistics import Pairs
 from luvc.evaluation.study import Limits, ask, encoder_part, with_setting
+from luvc.evaluation.summary import summarise
 from luvc.shapes import Grid
 from luvc.types import Clip
 from pipeline import children
@@ -157,7 +158,9 @@ def test_a_limit_takes_whole_videos_equally_of_each_kind_and_group():
     more = balanced_videos(questions, 80)
     assert more[: len(part)] == part, "a larger limit goes on where a smaller one ended"
     assert balanced_videos(questions, None) == questions
-    assert balanced_videos(questions, 1000) == questions
+    everything = balanced_videos(questions, 1000)
+    assert everything[: len(more)] == more
+    assert sorted(everything, key=questions.index) == questions
 
 
 def test_settings_by_name_share_and_mapping():
@@ -172,12 +175,20 @@ def test_settings_by_name_share_and_mapping():
             parse_setting(bad)
     with pytest.raises(ConfigError, match="twice"):
         parse_settings(["fast", "fast"])
+    assert parse_setting("fast").questions is None
+    assert parse_setting({"setting": "tome@0.5", "questions": 9}) == replace(parse_setting("tome@0.5"), questions=9)
+    for bad in ({"setting": "fast"}, {"setting": "fast", "questions": 0}, {"setting": "fst", "questions": 9}):
+        with pytest.raises(ConfigError):
+            parse_setting(bad)
 
 
 def test_a_file_of_settings_lists_and_multiplies():
     values = {"settings": ["paper"], "grid": {"methods": ["oim", "luvc"], "shares": [0.5, 0.1]}}
     assert listed(values, "x.yaml") == ["paper", "oim@0.5", "oim@0.1", "luvc@0.5", "luvc@0.1"]
-    for bad in ([], {"setings": []}, {"settings": "paper"}, {"grid": ["oim"]}, {"grid": {"methods": [], "keeps": []}}):
+    few = {"settings": ["paper"], "fewer": {"questions": 30, "settings": ["oim@0.5"]}}
+    assert listed(few, "x.yaml") == ["paper", {"setting": "oim@0.5", "questions": 30}]
+    wrong = [{"grid": ["oim"]}, {"grid": {"methods": [], "keeps": []}}, {"fewer": 3}, {"fewer": {"settings": "paper"}}]
+    for bad in ([], {"setings": []}, {"settings": "paper"}, *wrong):
         with pytest.raises(ConfigError, match=r"x\.yaml"):
             listed(bad, "x.yaml")
 
@@ -246,6 +257,21 @@ def test_a_study_stops_goes_on_and_repeats_nothing(file):
     again = parse_settings([{"name": "balanced", "resize": 0.5}])
     with pytest.raises(ConfigError, match="another compression"):
         ask(engine, questions, again, load, Answers(file, {"model": "tiny"}), limits)
+
+
+def test_a_setting_that_is_asked_fewer_gets_the_first_videos_and_may_get_more_later(tmp_path):
+    questions, clips = small_study()
+    engine = luvc.load(tiny.model(), "off", processor=tiny.tokenizer())
+    asked = Answers(tmp_path / "answers.jsonl", {})
+    few = parse_settings(["balanced", {"setting": "resize@0.25", "questions": 4}])
+    limits = Limits(block_videos=2, text_tokens=4)
+    ask(engine, questions, few, clips.__getitem__, asked, limits)
+    assert len(asked.done("balanced")) == 15
+    assert {row["video"] for row in asked.rows if row["setting"] == "resize@0.25"} == {"v0", "v1"}, "whole videos"
+    ask(engine, questions, parse_settings(["balanced", "resize@0.25"]), clips.__getitem__, asked, limits)
+    assert len(asked.rows) == 15 * 3
+    figures = summarise(asked.rows)
+    assert [item.overall.total for item in figures] == [10, 10, 10]
 
 
 #: Every method, and what shares an encoding with what: a name twice where only the language model differs.

@@ -106,9 +106,13 @@ def test_texts_stand_in_a_table_of_their_own():
 
 
 def test_a_setting_that_was_asked_less_says_so():
-    figures = summarise(rows_of("off", [True] * 8, 2.0, 64) + rows_of("fast", [True] * 4, 0.5, 16))
-    assert "| fast (4 of 8 questions) | 16, 8 |" in table(figures)
+    off = [True] * 4 + [False] * 4
+    figures = summarise(rows_of("off", off, 2.0, 64) + rows_of("fast", [True] * 3 + [False], 0.5, 16))
+    assert "| fast (4 of 8 questions) | 16, 8 | 12.5% | 75.0% | 75.0% |" in table(figures), "of the same four"
     assert "| off | " in table(figures)
+    report = as_report(figures, {})
+    assert (report["questions"], report["presets"]["fast"]["questions"]) == (8, 4)
+    assert report["presets"]["fast"]["relative_accuracy"] == 0.75
 
 
 def test_nothing_to_compare_with_is_an_error():

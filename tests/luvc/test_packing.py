@@ -30,7 +30,9 @@ def test_what_two_prompts_share(leader, follower, tokens):
 
 
 @pytest.mark.parametrize("module", [tiny, tiny_qwen], ids=["internvl", "qwen2_5_vl"])
-@pytest.mark.parametrize("compression", ["off", "paper", "fast", {"prune": {"axis": "sequence"}}], ids=str)
+@pytest.mark.parametrize(
+    "compression", ["off", "paper", {"merge": {"keep": 0.5}, "prune": {}}, {"prune": {"axis": "sequence"}}], ids=str
+)
 def test_sharing_changes_the_work_and_not_the_answers(module, compression, monkeypatch):
     engine = module.engine(compression)
     lengths = []
