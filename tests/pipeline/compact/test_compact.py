@@ -1,19 +1,12 @@
-"""Compaction: nothing lost or doubled, killed at any step, beside readers, on disk and in S3; a run is respected."""
+"""Compaction: nothing lost or doubled, beside readers, on disk and in S3; a run is respected."""
 
 from __future__ import annotations
 
-import functools
-import io
-import itertools
 import json
-import shutil
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -27,117 +20,9 @@ from pipeline.parts import is_part
 from pipeline.report import build_report
 from pipeline.report.files import Output
 from pipeline.run.folder import Folder
-from pipeline.run.lease import FILE, Lease, OutputBusy, Process
-from pipeline.run.ledger import read_done
+from pipeline.run.lease import FILE, Lease, OutputBusy
+from tests.pipeline.compact.places import FAILED, UNITS, Place
 from tests.pipeline.report import outputs
-
-UNITS, FAILED = 40, 6
-WRITE_LOCAL = storage._write_local
-
-
-@dataclass(frozen=True)
-class Place:
-    """An output folder on some store."""
-
-    url: str
-    options: dict[str, Any]
-
-    def files(self, kind: str) -> list[str]:
-        return Folder(self.url, self.options).parts(kind)
-
-    def rows(self, kind: str) -> list[dict[str, Any]]:
-        """What a reader of this project sees."""
-        table = Output.at(self.url, self.options).table(kind, KINDS[kind], KINDS[kind].names)
-        return sorted(table.to_pylist(), key=str)
-
-    def plain_rows(self, kind: str) -> int:
-        """What a reader sees that knows nothing of footers."""
-        return sum(pq.read_metadata(self.open(url)).num_rows for url in self.files(kind))
-
-    def open(self, url: str) -> io.BytesIO:
-        return io.BytesIO(storage.read_bytes(url, self.options))
-
-    def done(self) -> int:
-        folder = Folder(self.url, self.options)
-        return len(read_done(lambda: folder.parts("results"), folder.open))
-
-    def versions(self) -> dict[str, str]:
-        return {info.url: info.version for info in storage.list_files(self.url, self.options)}
-
-
-@pytest.fixture(autouse=True)
-def _quick_leases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Holders count as dead once they let go: these tests kill compactions and go on in the same process."""
-    dead = Process(Process.this().host, 2**22 + 1, "1")
-    monkeypatch.setattr(compaction, "Lease", functools.partial(Lease, process=dead, sleep=lambda _: None))
-
-
-def fill(folder: Path, part_rows: int, partitions: bool = False) -> Path:
-    """A run's output with many small files, on request some of them in two partitions."""
-    plan = outputs.manifest(UNITS, {"a": "What?", "b": "Why?"})
-    rng = np.random.default_rng(1)
-    order = rng.permutation(UNITS)
-    answered, failed = outputs.results(plan, np.sort(order[FAILED:])), outputs.failures(plan, order[:FAILED])
-    # Something that does not compress, so that sizes are those of rows and not of footers.
-    noise = pa.array([rng.bytes(3000) for _ in range(len(answered))], pa.binary())
-    answered = answered.set_column(
-        answered.schema.names.index("thumbnail"), schemas.RESULTS.field("thumbnail"), noise
-    ).cast(schemas.RESULTS)
-    log = outputs.events(UNITS, UNITS - FAILED, FAILED, outcome="some_failed")
-    path = outputs.write(folder, plan, answered, failed, log, part_rows=part_rows)
-    build_report(path)
-    for index, part in enumerate(sorted((folder / "results").iterdir()) if partitions else ()):
-        if index % 3:
-            day = folder / "results" / f"dt=2026-03-0{index % 3}"
-            day.mkdir(exist_ok=True)
-            part.rename(day / part.name)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def dated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fill(tmp_path_factory.mktemp("dated"), part_rows=12, partitions=True)
-
-
-@pytest.fixture(scope="module")
-def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fill(tmp_path_factory.mktemp("flat"), part_rows=4)
-
-
-@pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three files to join and nothing else."""
-    folder = fill(tmp_path_factory.mktemp("three"), part_rows=24)
-    for kind in ("failures", "metrics"):
-        shutil.rmtree(folder / kind)
-    return folder
-
-
-@pytest.fixture
-def on_disk(tmp_path: Path) -> Callable[[Path], Place]:
-    """Copies a folder."""
-
-    def place(source: Path) -> Place:
-        return Place(str(shutil.copytree(source, tmp_path / "out")), {})
-
-    return place
-
-
-@pytest.fixture(params=["disk", "s3"])
-def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], Place]:
-    """Copies a folder to a new place on a disk or in S3."""
-    number = itertools.count()
-
-    def place(source: Path) -> Place:
-        if request.param == "disk":
-            return Place(str(shutil.copytree(source, tmp_path / f"place-{next(number)}")), {})
-        s3 = request.getfixturevalue("s3")
-        made = Place(f"{s3['url']}/place-{next(number)}", s3["storage"])
-        for file in sorted(path for path in source.rglob("*") if path.is_file()):
-            storage.write_atomic(f"{made.url}/{file.relative_to(source)}", file.read_bytes(), made.options)
-        return made
-
-    return place
 
 
 def test_small_files_become_one_for_each_folder_and_all_reads_the_same(new_place, dated):
@@ -175,90 +60,6 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(same(*pair) for pair in zip(one, other, strict=True))
     return one == (pytest.approx(other) if isinstance(one, float) else other)
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL."""
-
-
-class Axe:
-    """Kills after a change of the store, and lets no other call through: a process that is gone does nothing more.
-
-    A kill after a call that only reads leaves the store as the change before left it.
-    """
-
-    CHANGES = {"pipe_file", "rm_file"}
-
-    def __init__(self, after: int) -> None:
-        self._left = after
-        self._lock = threading.Lock()
-        self.fallen = False
-
-    def retry(self, call: Callable[[], Any]) -> Any:
-        return self._through(call, bool(self.CHANGES.intersection(call.__code__.co_names)))
-
-    def write_local(self, path: Path, data: bytes) -> None:
-        self._through(functools.partial(WRITE_LOCAL, path, data), True)
-
-    def _through(self, call: Callable[[], Any], changes: bool) -> Any:
-        with self._lock:
-            if self.fallen:
-                raise Killed
-            done = call()
-            self._left -= changes
-            if self._left <= 0:
-                self.fallen = True
-                raise Killed
-            return done
-
-
-@pytest.fixture
-def killed_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Place], bool]:
-    """Compact, killed after so many changes of the store; whether it came to that."""
-
-    def go(changes: int, place: Place) -> bool:
-        axe = Axe(changes)
-        with monkeypatch.context() as patched:
-            patched.setattr(storage, "retry", axe.retry)
-            patched.setattr(storage, "_write_local", axe.write_local)
-            try:
-                compact(place.url, place.options)
-            except Killed:
-                return True
-        return False
-
-    return go
-
-
-def test_killed_after_any_change_of_the_store(new_place, three, killed_after):
-    expected = new_place(three).rows("results")
-    doubled = 0
-    for changes in itertools.count(1):
-        place = new_place(three)
-        if not killed_after(changes, place):
-            break
-        assert place.rows("results") == expected
-        assert place.done() == UNITS - FAILED
-        doubled += place.plain_rows("results") > len(expected)
-        compact(place.url, place.options)
-        assert place.rows("results") == expected
-        assert place.plain_rows("results") == len(expected)
-        assert len(place.files("results")) == 1
-    # The lease is written, the new file, three are deleted, then the lease.
-    assert changes == 7
-    assert doubled == 3, "killed after the write, and with one and two files deleted"
-
-
-def test_killed_again_and_again_it_still_gets_there(new_place, three, killed_after):
-    """The one that cleans up is killed, too."""
-    place = new_place(three)
-    expected = place.rows("results")
-    for changes in itertools.count(2):
-        if not killed_after(changes, place):
-            break
-        assert place.rows("results") == expected
-    assert place.plain_rows("results") == len(expected)
-    assert len(place.files("results")) == 1
 
 
 def test_readers_beside_it_count_each_row_once(on_disk, flat, monkeypatch):
