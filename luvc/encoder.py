@@ -19,7 +19,7 @@ from luvc import attention
 from luvc.backends import choose
 from luvc.compression import Compression
 from luvc.errors import LuvcError, RequestError
-from luvc.failures import as_request_error, is_out_of_memory
+from luvc.failures import as_request_error, is_out_of_memory, without_frames
 from luvc.families import FAMILIES
 from luvc.families.base import ClipPlan, Encoded, Runtime
 from luvc.memory import keep_freed_pages, on_device, peak_bytes
@@ -160,14 +160,16 @@ class Encoder:
             return
         try:
             self._finished.extend(self._encode(tasks))
+            return
         except Exception as error:  # noqa: BLE001 - any failure must be pinned on one request
-            if len(tasks) == 1:
-                request_id = tasks[0].request.id
-                self._finished.append(Completion(request_id, error=as_request_error(error, request_id)))
-                return
-            middle = len(tasks) // 2
-            self._encode_safely(tasks[:middle])
-            self._encode_safely(tasks[middle:])
+            cause = without_frames(error)
+        if len(tasks) == 1:
+            request_id = tasks[0].request.id
+            self._finished.append(Completion(request_id, error=as_request_error(cause, request_id)))
+            return
+        middle = len(tasks) // 2
+        self._encode_safely(tasks[:middle])
+        self._encode_safely(tasks[middle:])
 
     def _encode(self, tasks: list[_Task]) -> list[Completion]:
         started = time.perf_counter()

@@ -22,7 +22,7 @@ from luvc.compression import Compression
 from luvc.decode_graphs import DecodeGraphs
 from luvc.encoder import Passes, plan_clip, to_device
 from luvc.errors import LuvcError, PromptTooLong, RequestError
-from luvc.failures import EngineFailure, as_request_error, is_out_of_memory
+from luvc.failures import EngineFailure, as_request_error, is_out_of_memory, without_frames
 from luvc.families.base import ClipPlan, Encoded, Runtime
 from luvc.kv_cache import KVCache
 from luvc.memory import keep_freed_pages, on_device, peak_bytes
@@ -206,7 +206,7 @@ class Engine:
             return
         except Exception as error:  # noqa: BLE001 - any failure must be pinned on one request
             self.cache.truncate(before)
-            cause = error
+            cause = without_frames(error)
         if len(admitted) == 1:
             self._fail(admitted[0].job, as_request_error(cause, admitted[0].job.request.id))
             return

@@ -20,6 +20,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
+def without_frames(error: Exception) -> Exception:
+    """The error and what led to it without their tracebacks, whose frames hold the tensors of the work that failed.
+
+    Whoever tries again with less needs that memory.
+    """
+    linked: BaseException | None = error
+    while linked is not None and linked.__traceback__ is not None:
+        linked.__traceback__ = None
+        linked = linked.__cause__ or linked.__context__
+    return error
+
+
 def as_request_error(error: BaseException, request_id: str) -> LuvcError:
     """The error of a request that failed alone."""
     if isinstance(error, LuvcError):

@@ -65,9 +65,10 @@ class KVCache:
         for layer, tokens in enumerate(wanted):
             if slots == self.slots and tokens == self.capacity[layer]:
                 continue
-            self._keys[layer] = self._moved(self._keys[layer], slots, tokens)
-            self._values[layer] = self._moved(self._values[layer], slots, tokens)
-        self.slots, self.capacity = slots, wanted
+            keys, values = (self._moved(old, slots, tokens) for old in (self._keys[layer], self._values[layer]))
+            # Together, so that a layer for which there is no memory leaves all as they are said to be.
+            self._keys[layer], self._values[layer], self.capacity[layer] = keys, values, tokens
+        self.slots = slots
 
     def rounded(self, capacity: Sequence[int]) -> list[int]:
         """Capacities as they are reserved."""

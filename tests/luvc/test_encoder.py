@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -171,6 +172,23 @@ def test_a_failure_in_a_pass_is_pinned_on_its_request(tiny):
     done = {each.id: each.error for each in drive(maker, requests(tiny))}
     assert {name for name, error in done.items() if error} == {"r3", "r7"}
     assert isinstance(done["r3"], EngineFailure)
+
+
+def test_what_a_pass_held_is_let_go_before_less_is_tried(tiny):
+    maker = encoder(tiny)
+    through, held = maker.runtime.encode, []
+
+    def encode(clips, plans, tokens):
+        assert all(ref() is None for ref in held)
+        work = torch.empty(8)
+        held.append(weakref.ref(work))
+        if len(clips) > 3:
+            raise ValueError("too many at a time")
+        return through(clips, plans, tokens)
+
+    maker.runtime.encode = encode
+    assert not [str(done.error) for done in drive(maker, requests(tiny)) if done.error]
+    assert len(held) > 3
 
 
 def test_out_of_memory_makes_passes_smaller_and_costs_nobody(tiny):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +67,57 @@ def test_out_of_memory_halves_the_batch_and_remembers(tiny, monkeypatch):
     batches.clear()
     assert answers(engine, requests(tiny)) == expected
     assert batches[0] < 9, "the ceiling is remembered"
+
+
+def test_what_failed_is_let_go_before_less_is_tried(tiny, monkeypatch):
+    """An error's traceback holds the frames of its work, and these the tensors that were too many."""
+    engine = tiny.engine("paper")
+    prefill = engine.runtime.decoder.prefill
+    held: list[weakref.ref] = []
+
+    def short_of_memory(packed, cache, prune):
+        assert all(ref() is None for ref in held)
+        work = torch.empty(8)
+        held.append(weakref.ref(work))
+        if len(packed.lengths) > 1:
+            try:
+                raise ValueError("what led to it")
+            except ValueError as error:
+                raise torch.OutOfMemoryError("injected") from error
+        return prefill(packed, cache, prune)
+
+    monkeypatch.setattr(engine.runtime.decoder, "prefill", short_of_memory)
+    assert answers(engine, requests(tiny)) == answers(tiny.engine("paper"), requests(tiny))
+    assert len(held) > 9
+
+
+def test_a_cache_that_cannot_grow_costs_only_who_wanted_it_to(tiny, monkeypatch):
+    """Memory may end at any layer, while others are being answered."""
+    expected = answers(tiny.engine("off"), requests(tiny))
+    layers = tiny.engine("off").model_config.text.layers
+    for place in range(2 * layers):
+        engine = tiny.engine("off")
+        items = requests(tiny)
+        for item in items:
+            engine.submit(item)
+        done = engine.step()
+        moved, calls = engine.cache._moved, []
+
+        def short_of_memory(*args, moved=moved, calls=calls, place=place):
+            calls.append(1)
+            if len(calls) > place:
+                raise torch.OutOfMemoryError("injected")
+            return moved(*args)
+
+        engine.submit(Request("large", ["x"], tiny.clip(30, 0)))
+        with monkeypatch.context() as patched:
+            patched.setattr(engine.cache, "_moved", short_of_memory)
+            done += engine.step()
+        while len(done) <= len(items):
+            done += engine.step()
+        got = {one.id: [answer.token_ids for answer in one.answers] for one in done if one.error is None}
+        assert isinstance({one.id: one.error for one in done}["large"], OutOfMemory), place
+        assert got == expected
 
 
 def test_out_of_memory_in_the_encoder_halves_its_passes_and_remembers(tiny, monkeypatch):
