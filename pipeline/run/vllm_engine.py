@@ -44,7 +44,8 @@ def open_vllm(config: RunConfig) -> VllmEngine:
         ) from error
     model = config.model
     options: dict[str, Any] = {
-        "max_num_batched_tokens": config.run.prefill_tokens,
+        # vLLM has its own default where ours depends on our engine.
+        **({} if config.run.prefill_tokens == "auto" else {"max_num_batched_tokens": config.run.prefill_tokens}),
         "kv_cache_memory_bytes": config.run.kv_bytes,
         "max_model_len": -1,  # the model's own, or what fits into the cache
         **config.run.engine_options,

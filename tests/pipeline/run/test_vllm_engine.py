@@ -309,6 +309,15 @@ def test_limits_and_options_reach_vllm(checkpoint: Path) -> None:
 
 
 @pytest.mark.usefixtures("vllm_stand_in")
+def test_a_limit_that_is_not_given_is_vllms_own(checkpoint: Path) -> None:
+    config = configured(checkpoint)
+    own = config.model_copy(update={"run": config.run.model_copy(update={"prefill_tokens": "auto"})})
+    open_engine(own)
+    (fake,) = FakeLLMEngine.opened
+    assert "max_num_batched_tokens" not in vars(fake.arguments)
+
+
+@pytest.mark.usefixtures("vllm_stand_in")
 def test_pruning_is_told_to_the_worker(checkpoint: Path) -> None:
     open_engine(configured(checkpoint, engine_options={"video_pruning_rate": 0.5}))
     (fake,) = FakeLLMEngine.opened
