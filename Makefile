@@ -53,7 +53,8 @@ lmms-eval-env: $(LMMS_STAMP)  ## lmms-eval 0.7.3 with the model `luvc`, in an en
 lmms-eval-test: $(LMMS_STAMP)  ## the plug-in inside the real harness, offline; two minutes of CPU time
 	$(LMMS_VENV)/bin/python -m pytest tests/pipeline/lmms_eval --timeout 900
 
-# How many questions (the whole set has 2,381); docs/results.md says what one costs.
+# How many questions (the whole set has 2,381; most settings of `evaluate` are asked 258 at most); docs/results.md says
+# what one costs.
 QUESTIONS ?= 390
 EXACT := .cache/exact
 

@@ -11,7 +11,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from luvc.errors import ConfigError
 
@@ -269,7 +269,7 @@ _MAGNITUDE = Prune(schedule="ramp", axis="channel", cutoff=0.25, residual=False)
 PRESETS: dict[str, Compression] = {
     "off": Compression("off"),
     "paper": Compression("paper", merge=Merge(keep=0.5), prune=_MAGNITUDE),
-    "balanced": Compression("balanced", prune=Prune(stages=held(0.3))),
+    "balanced": Compression("balanced", prune=Prune(stages=held(0.5))),
     "fast": Compression("fast", Merge(keep=0.75), Prune(stages=held(0.25))),
 }
 
@@ -301,13 +301,22 @@ def _part(kind: Any, base: Any, value: Any, key: str) -> Any:
     nested = {"steps": MergeStep, "stages": Stage}
     for name, item_kind in nested.items():
         if name in merged:
-            merged[name] = tuple(_item(item_kind, item, f"compression.{key}.{name}") for item in merged[name] or ())
+            items = merged[name] or ()
+            if not isinstance(items, (list, tuple)):
+                raise ConfigError(f"compression.{key}.{name}: expected a list, got {items!r}")
+            merged[name] = tuple(_item(item_kind, item, f"compression.{key}.{name}") for item in items)
     for name, default in vars(kind()).items():
         value = merged.get(name, default)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not (number if type(default) in (int, float) else isinstance(value, type(default))):
+        if not _is_a(value, type(default)):
             raise ConfigError(f"compression.{key}.{name}: {value!r} should be a {type(default).__name__}")
     return kind(**merged)
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    """Whether a value from YAML may stand for a field: whole numbers for floats, nothing infinite, no `true` for 1."""
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _item(kind: Any, value: Any, key: str) -> Any:
@@ -319,6 +328,9 @@ def _item(kind: Any, value: Any, key: str) -> Any:
         value = [value.get(name) for name in names]
     if not isinstance(value, (list, tuple)) or len(value) != len(names) or None in value:
         raise ConfigError(f"{key}: {value!r} needs the fields {', '.join(names)}")
+    for name, field_kind, given in zip(names, get_type_hints(kind).values(), value, strict=True):
+        if field_kind is float and not _is_a(given, float):
+            raise ConfigError(f"{key}: {name} is {given!r} in {value!r}", "a number is needed")
     return kind(*value)
 
 

@@ -59,7 +59,7 @@ class Schedule:
 
     @property
     def merged_tokens(self) -> int:
-        """Visual tokens that come out of the encoder and enter the language model."""
+        """Visual tokens that come out of the encoder, after merging and before pruning."""
         return self.merged_grid.units
 
     @property

@@ -127,7 +127,7 @@ class TokenCounts:
     Attributes:
         patches: patch tokens that entered the vision encoder (all frames).
         visual: visual tokens the language model would get without compression.
-        merged: visual tokens that enter the language model (after the merger).
+        merged: visual tokens that come out of the encoder, after merging and before pruning.
         by_layer: visual tokens alive in each decoder layer; the mean over layers is the honest
             measure of what the language model worked on.
     """

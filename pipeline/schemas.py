@@ -20,6 +20,11 @@ def _schema(name: str, *fields: pa.Field) -> pa.Schema:
 
 PROMPT = pa.struct([_field("prompt_id", pa.string(), "Name of the prompt."), _field("text", pa.string(), "Its text.")])
 
+#: `merged_tokens`, in every file that has it.
+_MERGED = (
+    "Visual tokens that come out of the encoder, after merging and before pruning; what a pruner leaves stands in "
+)
+
 #: What identifies a unit and where it comes from; the same columns stand in every file.
 IDENTITY = (
     _field("unit_id", pa.string(), "Hash of everything that determines the answer.", nullable=False),
@@ -48,7 +53,7 @@ MANIFEST = _schema(
     _field("frames", pa.int32(), "Frames to sample."),
     _field("patches", pa.int64(), "Patch tokens that enter the vision encoder."),
     _field("visual_tokens", pa.int64(), "Visual tokens without compression."),
-    _field("merged_tokens", pa.int64(), "Visual tokens that enter the language model."),
+    _field("merged_tokens", pa.int64(), f"{_MERGED}mean_layer_tokens."),
     _field("mean_layer_tokens", pa.float64(), "Mean visual tokens per decoder layer."),
     _field("kv_bytes", pa.int64(), "KV-cache bytes at the end of one answer."),
     _field("vision_flops", pa.int64(), "FLOPs of the vision encoder."),
@@ -86,11 +91,15 @@ RESULTS = _schema(
     _field("compression", pa.string(), "Name of the compression in force."),
     _field("frames_expected", pa.int32(), "Frames the plan asked for."),
     _field("frames_decoded", pa.int32(), "Frames that reached the model."),
-    _field("frames_corrupt", pa.int32(), "Frames that could not be decoded (tolerant policy)."),
+    _field(
+        "frames_corrupt",
+        pa.int32(),
+        "Frames among these that could not be decoded and are copies of the nearest good one (tolerant policy).",
+    ),
     _field("timestamps_s", pa.list_(pa.float64()), "Times of the frames that were used, seconds."),
     _field("patches", pa.int64(), "Patch tokens that entered the vision encoder."),
     _field("visual_tokens", pa.int64(), "Visual tokens without compression."),
-    _field("merged_tokens", pa.int64(), "Visual tokens that entered the language model."),
+    _field("merged_tokens", pa.int64(), f"{_MERGED}layer_tokens. Of vLLM: those that enter the language model."),
     _field("layer_tokens", pa.list_(pa.int32()), "Visual tokens alive in each decoder layer."),
     _field("prompt_tokens", pa.int32(), "Text and special tokens of the prompt."),
     _field("output_tokens", pa.int32(), "Generated tokens."),
@@ -130,7 +139,7 @@ QUALITY = _schema(
     _field("output_tokens", pa.int32(), "Generated tokens of the answer."),
     _field("reference_output_tokens", pa.int32(), "Generated tokens of the answer without compression."),
     _field("visual_tokens", pa.int64(), "Visual tokens without compression."),
-    _field("merged_tokens", pa.int64(), "Visual tokens that enter the language model with it."),
+    _field("merged_tokens", pa.int64(), f"{_MERGED}layer_tokens of results. Here those with compression."),
     _field("video_s", pa.float64(), "Length of the clip, seconds of video."),
     _field("encode_s", pa.float64(), "Engine seconds in the vision encoder, the clip alone; shared out over its rows."),
     _field("prefill_s", pa.float64(), "The same in prefill."),
@@ -159,7 +168,7 @@ METRICS = _schema(
     _field("busy_s", pa.float64(), "Seconds the stage worked, summed over its workers."),
     _field("starved_s", pa.float64(), "Seconds the stage waited for input."),
     _field("visual_tokens", pa.int64(), "Visual tokens before compression."),
-    _field("merged_tokens", pa.int64(), "Visual tokens that entered the language model."),
+    _field("merged_tokens", pa.int64(), f"{_MERGED}layer_tokens of results."),
     _field("output_tokens", pa.int64(), "Generated tokens."),
     _field("cost_usd", pa.float64(), "Cost of the interval at the configured prices; null without prices."),
 )

@@ -37,8 +37,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "token_ids": ("ints", "generated tokens"),
     "prompt_tokens": ("int", "text tokens of the prompt"),
     "visual_tokens": ("int", "visual tokens of the video without compression"),
-    "merged_tokens": ("int", "visual tokens that entered the language model"),
-    "mean_layer_tokens": ("float", "visual tokens in the mean of its layers"),
+    "merged_tokens": ("int", "visual tokens that came out of the encoder, after merging and before pruning"),
+    "mean_layer_tokens": ("float", "visual tokens in the mean of the language model's layers"),
     "encode_s": ("float", "seconds of this question in the encoder: its part of the video's, whoever shared it"),
     "prefill_s": ("float", "the same in the prefill"),
     "decode_s": ("float", "the same in decoding"),
@@ -134,7 +134,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Row]]:
     empty = dict.fromkeys(COLUMNS)  # a column may be younger than the file
     try:
         if path.suffix == ".jsonl":
-            head, *rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+            head, *rows = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
             return head["study"], [empty | row for row in rows]
         table = _arrow().parquet.read_table(path)
         return json.loads(table.schema.metadata[b"luvc.study"]), [empty | row for row in table.to_pylist()]

@@ -57,7 +57,7 @@ def read_questions(path: Path, limit: int | None = None) -> list[Question]:
         ConfigError: the file cannot be read, or a line of it is not a question.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise ConfigError(f"questions: cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

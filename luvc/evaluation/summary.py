@@ -152,6 +152,8 @@ def paired(first: Mapping[str, Row], second: Mapping[str, Row]) -> Comparison:
 def summarise(rows: Sequence[Row], similarity: Similarity | None = None) -> list[Figures]:
     """Figures of every setting, uncompressed first; questions that the uncompressed run lacks do not count.
 
+    A setting that has no scored question in common with it is left out.
+
     Raises:
         ConfigError: there is no uncompressed run, or nothing with choices in it.
     """
@@ -159,7 +161,8 @@ def summarise(rows: Sequence[Row], similarity: Similarity | None = None) -> list
     off = by_setting.get(OFF)
     if not off or all(row["correct"] is None for row in off.values()):
         raise ConfigError("evaluate: there are no scored answers of the uncompressed run to compare with")
-    order = [OFF, *(name for name, own in by_setting.items() if name != OFF and own.keys() & off.keys())]
+    scored = {key for key, row in off.items() if row["correct"] is not None}
+    order = [OFF, *(name for name, own in by_setting.items() if name != OFF and own.keys() & scored)]
     return [_figures(name, by_setting[name], off, similarity) for name in order]
 
 
@@ -255,24 +258,24 @@ def as_report(figures: Sequence[Figures], facts: Mapping[str, Any]) -> dict[str,
         low, high = item.loss_interval
         numbers: dict[str, Any] = {
             "questions": item.overall.total,
-            "keep": round(item.keep, 4),
-            "accuracy": round(item.overall.value, 4),
-            "accuracy_interval95": [round(bound, 4) for bound in item.overall.interval],
+            "keep": round(item.keep, 6),
+            "accuracy": round(item.overall.value, 6),
+            "accuracy_interval95": [round(bound, 6) for bound in item.overall.interval],
             "relative_accuracy": _rounded(item.relative),
-            "loss_points": round(100 * item.loss, 2),
-            "loss_points_lower95": round(100 * low, 2),
-            "loss_points_upper95": round(100 * high, 2),
+            "loss_points": round(100 * item.loss, 4),
+            "loss_points_lower95": round(100 * low, 4),
+            "loss_points_upper95": round(100 * high, 4),
             "mcnemar_p": float(f"{item.p_value:.3g}"),
             **_probability(item),
-            "answers_changed": round(item.changed, 4),
-            "unparsed": round(item.unparsed, 4),
+            "answers_changed": round(item.changed, 6),
+            "unparsed": round(item.unparsed, 6),
             "errors": item.errors,
-            "by_kind": {kind: round(share.value, 4) for kind, share in item.by_kind.items()},
+            "by_kind": {kind: round(share.value, 6) for kind, share in item.by_kind.items()},
             "loss_points_by_kind": {
-                kind: [round(100 * value, 2) for value in (loss, *interval)]
+                kind: [round(100 * value, 4) for value in (loss, *interval)]
                 for kind, (loss, interval) in item.loss_by_kind.items()
             },
-            "by_group": {group: round(share.value, 4) for group, share in item.by_group.items()},
+            "by_group": {group: round(share.value, 6) for group, share in item.by_group.items()},
             "text_tokens": round(item.text_tokens, 1),
             "text_agreement": _rounded(item.text_agreement),
             "text_similarity": _rounded(item.text_similarity),
@@ -293,8 +296,8 @@ def as_report(figures: Sequence[Figures], facts: Mapping[str, Any]) -> dict[str,
         "texts": off.texts,
         "by_kind_questions": {kind: part.total for kind, part in off.by_kind.items()},
         "uncompressed": {
-            "overall": round(off.overall.value, 4),
-            "worst_kind": round(share.value, 4),
+            "overall": round(off.overall.value, 6),
+            "worst_kind": round(share.value, 6),
             "worst_kind_name": worst,
             **entry(off),
         },
@@ -309,13 +312,13 @@ def _probability(item: Figures) -> dict[str, float]:
         return {}
     loss, (low, high) = item.probability_loss
     return {
-        "right_probability": round(item.probability, 4),
-        "probability_points_lost": round(100 * loss, 2),
-        "probability_points_lost_lower95": round(100 * low, 2),
-        "probability_points_lost_upper95": round(100 * high, 2),
-        "probability_points_moved": round(100 * item.probability_moved, 2),
+        "right_probability": round(item.probability, 6),
+        "probability_points_lost": round(100 * loss, 4),
+        "probability_points_lost_lower95": round(100 * low, 4),
+        "probability_points_lost_upper95": round(100 * high, 4),
+        "probability_points_moved": round(100 * item.probability_moved, 4),
     }
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+    return None if value is None else round(value, 6)

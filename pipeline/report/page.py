@@ -29,8 +29,8 @@ WAITING = "Waiting for frames"
 LADDER_NAMES = {
     "patches": ("Patches", "into the vision encoder"),
     "visual": ("Visual tokens", "without compression"),
-    "merged": ("After merging", "into the language model"),
-    "layers": ("After pruning", "mean over its layers"),
+    "merged": ("After merging", "out of the vision encoder"),
+    "layers": ("After pruning", "mean over the layers"),
 }
 FILTERS = (
     *("number", "short", "rate", "percent", "seconds", "duration", "hours", "usd"),

@@ -50,8 +50,8 @@ class Integrity:
         duplicate_answers: rows beyond the first for one (unit_id, prompt_id); they are not counted.
         units_missing_answers: done units with fewer answers than prompts.
         answers_of_other_plans: rows of results whose unit is not in the manifest: kept, not counted.
-        units_with_corrupt_frames: done units with frames left out under the tolerant decode policy.
-        corrupt_frames: those frames.
+        units_with_corrupt_frames: done units with frames that could not be decoded (tolerant decode policy).
+        corrupt_frames: those frames; each is replaced by a copy of the nearest good one.
         frames_expected, frames_decoded: frames of the done units.
         unreadable_event_lines: lines of the run's event log that are not JSON.
     """
@@ -79,7 +79,7 @@ class RunFacts:
         units, failed, answers: what this run added.
         model: `model.id`.
         compression: its name.
-        config_hash: of everything in the configuration that determines answers.
+        config_hash: of the whole configuration without storage options.
         versions, machine: as the run recorded them.
         engine: attention back end, dtype and device of its engines, the longest `startup_s`, the highest `peak_bytes`.
         config: the configuration without storage options.

@@ -18,8 +18,11 @@ While a run goes on, every Ray node offers what it records at its metrics port a
 and each engine's state. They are for watching and for alerts. What happened stands in the event log and in the files of
 the output ([output.md](output.md)), and a test scrapes a node after a run and compares the two.
 
-This needs Ray with its metrics agent: `pip install 'luvc[metrics]'`, which is `ray[default]` and, for GPUs,
-`nvidia-ml-py`. Ray's own images have the first. Without them a run is the same, and nothing is offered.
+This needs Ray with its metrics agent, `ray[default]`: the extra `pipeline` has it, and so have Ray's own images. How
+busy GPUs are is asked of `nvidia-ml-py`, which the extra `metrics` adds; `make` and `infra/Dockerfile` install both.
+Elsewhere, from a checkout: `pip install -c requirements/constraints.txt '.[pipeline,metrics]'`. A run is the same
+without them: without the agent nothing is offered; without `nvidia-ml-py` there are no series of GPUs, and the alert
+`LuvcGpuIdle` cannot fire.
 
 ## Reading them
 

@@ -68,7 +68,7 @@ VISUAL_TOKENS = Meter(
     "counter",
     "tokens",
     "Visual tokens of done units before and after each compression step: patches into the encoder, visual (without "
-    "compression), merged (into the language model), layers (mean over its layers).",
+    "compression), merged (out of the encoder, before pruning), layers (mean over those of the language model).",
     ("step",),
 )
 OUTPUT_TOKENS = Meter("luvc_output_tokens_total", "counter", "tokens", "Generated tokens.")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.tables import GRIDS, SETTINGS, tables
 from luvc.compression import PRESETS
 from luvc.evaluation.settings import OFF, Place, listed, parse_settings
 from luvc.shapes import Grid
@@ -36,3 +37,10 @@ def test_results_are_of_the_settings_that_the_command_names(results, settings):
     for name, entry in measured.items():
         named = {**asked[name].compression.as_mapping(), "name": name}
         assert entry["compression"] == json.loads(json.dumps(named)), name
+
+
+@pytest.mark.parametrize("name", [*SETTINGS, *GRIDS])
+def test_the_pages_tables_are_those_of_the_reports(name):
+    page = (RESULTS.parents[1] / "docs" / "results.md").read_text(encoding="utf-8").splitlines()
+    missing = [line for line in tables(name) if line not in page]
+    assert not missing, f"python -m benchmarks.tables {name}"

@@ -17,7 +17,7 @@ import yaml
 import luvc
 from luvc.errors import ConfigError
 from luvc.evaluation import statistics
-from luvc.evaluation.answers import Answers, read_answers
+from luvc.evaluation.answers import COLUMNS, Answers, read_answers
 from luvc.evaluation.questions import Question, balanced_videos, parse_answer, read_questions
 from luvc.evaluation.settings import Place, listed, parse_setting, parse_settings
 from luvc.evaluation.statistics import Pairs
@@ -272,6 +272,20 @@ def test_a_setting_that_is_asked_fewer_gets_the_first_videos_and_may_get_more_la
     assert len(asked.rows) == 15 * 3
     figures = summarise(asked.rows)
     assert [item.overall.total for item in figures] == [10, 10, 10]
+
+
+def test_any_text_can_be_kept_and_asked(file, tmp_path):
+    """A few characters end a line for `str.splitlines` and not for JSON."""
+    said = "a\u2028b\u0085c\nd\re"
+    row = dict.fromkeys(COLUMNS) | {"text": said, "token_ids": [1], "references": [said]}
+    answers = Answers(file, {})
+    answers.add([row])
+    answers.write()
+    assert Answers(file, {}).rows[0]["text"] == said
+    question = {"id": "a", "video": "v", "prompt": said, "answer": [said]}
+    (tmp_path / "q.jsonl").write_text(json.dumps(question, ensure_ascii=False) + "\r\n\n", encoding="utf-8")
+    (asked,) = read_questions(tmp_path / "q.jsonl")
+    assert asked.prompt == said
 
 
 #: Every method, and what shares an encoding with what: a name twice where only the language model differs.

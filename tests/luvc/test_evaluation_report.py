@@ -115,6 +115,11 @@ def test_a_setting_that_was_asked_less_says_so():
     assert report["presets"]["fast"]["relative_accuracy"] == 0.75
 
 
+def test_a_setting_with_texts_alone_stays_out_of_the_tables():
+    rows = rows_of("off", [True] * 4, 1.0, 64) + text_rows("off", [1, 2]) + text_rows("fast", [1, 3])
+    assert [item.name for item in summarise(rows)] == ["off"]
+
+
 def test_nothing_to_compare_with_is_an_error():
     with pytest.raises(ConfigError, match="uncompressed"):
         summarise(rows_of("fast", [True], 1.0, 4))
