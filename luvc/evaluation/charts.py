@@ -25,7 +25,7 @@ _STYLE = (
     "<style>svg{--ink:#24292f;--soft:#57606a;--line:#d8dee4;--paper:#fff}"
     "@media(prefers-color-scheme:dark){svg{--ink:#e6edf3;--soft:#9da7b3;--line:#3a434d;--paper:#0d1117}}"
     ".paper{fill:var(--paper)}text{fill:var(--ink)}.soft{fill:var(--soft)}.grid{stroke:var(--line)}"
-    ".off{stroke:var(--ink)}"
+    ".ink{fill:var(--ink)}.off{stroke:var(--ink)}"
     ".over{paint-order:stroke;stroke:var(--paper);stroke-width:3px;stroke-linejoin:round}</style>"
 )
 
@@ -64,7 +64,7 @@ def curve_chart(figures: Sequence[Figures]) -> str:
 
     values = [accuracy(item) for item in figures]
     low, high = _round_range(min(values), max(values))
-    legend_rows = -(-(len(methods) + 2) // 5)
+    legend_rows = -(-(len(methods) + 3) // 5)
     width, height = _LEFT + 2 * _PANEL + _GAP + 20, _TOP + _HIGH + 56 + 22 * legend_rows
 
     def y(value: float) -> float:
@@ -102,17 +102,20 @@ def curve_chart(figures: Sequence[Figures]) -> str:
             places = [(left + where(item) * _PANEL, y(accuracy(item)), item) for item in points.values()]
             places = [(left + where(off) * _PANEL, level, off), *places]
             parts += _line(places, *looks[method])
-        for index, item in enumerate((off, *alone)):
-            parts += _single(left + where(item) * _PANEL, y(accuracy(item)), item, left + _PANEL, bool(index % 2))
-    parts += _legend(list(methods), height, legend_rows)
+        spots = [(left + where(item) * _PANEL, y(accuracy(item))) for item in figures]
+        for item in (*(one for one in alone if one.name not in PRESETS), off, *alone):
+            parts += _single(left + where(item) * _PANEL, y(accuracy(item)), item, left + _PANEL, spots)
+    others = any(item.name not in PRESETS for item in alone)
+    parts += _legend(list(methods), others, height, legend_rows)
     return _svg(width, height, "accuracy against wall-clock and against tokens", parts)
 
 
 def _interval_note(figures: Sequence[Figures]) -> str:
-    halves = [100 * (item.loss_interval[1] - item.loss_interval[0]) / 2 for item in figures[1:]]
-    return (
-        f"A difference to the uncompressed run is known to about ±{median(halves):.1f} points (95 %)" if halves else ""
-    )
+    halves: dict[int, list[float]] = {}
+    for item in figures[1:]:
+        halves.setdefault(item.overall.total, []).append(50 * (item.loss_interval[1] - item.loss_interval[0]))
+    known = [f"±{median(widths):.1f} points ({asked} questions)" for asked, widths in sorted(halves.items())]
+    return f"A difference to the uncompressed run is known to about {' to '.join([known[0], *known[1:][-1:]])}, 95 %"
 
 
 def _round_range(low: float, high: float) -> tuple[float, float]:
@@ -180,23 +183,29 @@ def _mark(x: float, y: float, colour: str, mark: str, size: float, title: str = 
     return f'<polygon points="{corners}" fill="{colour}">{told}</polygon>'
 
 
-def _single(x: float, y: float, item: Figures, edge: float, below: bool) -> list[str]:
-    """A setting that is on no curve: a hollow diamond; presets and the uncompressed run with their names."""
-    size = 5
-    shape = f"{x - size:.1f},{y:.1f} {x:.1f},{y - size:.1f} {x + size:.1f},{y:.1f} {x:.1f},{y + size:.1f}"
-    parts = [
-        f'<polygon class="paper off" points="{shape}" stroke-width="1.5"><title>{escape(_told(item))}</title></polygon>'
-    ]
-    if item.name in PRESETS:
+def _single(x: float, y: float, item: Figures, edge: float, spots: Sequence[tuple[float, float]]) -> list[str]:
+    """A setting that is on no curve: a diamond, hollow but for presets and the uncompressed run, which have names."""
+    preset = item.name in PRESETS
+    parts = [_diamond(x, y, preset, f"<title>{escape(_told(item))}</title>")]
+    if preset:
         after = x + 60 < edge
+        near = [other for across, other in spots if 0 < abs(other - y) < 20 and -10 < across - x < 50]
+        below = sum(other < y for other in near) > sum(other > y for other in near)
         where = (x + 9 if after else x - 9, y + 16 if below else y - 7)
         parts.append(_text(*where, item.name, "start" if after else "end", ' class="over"'))
     return parts
 
 
-def _legend(methods: Sequence[str], height: int, rows: int) -> list[str]:
+def _diamond(x: float, y: float, filled: bool, inside: str = "") -> str:
+    size = 5
+    shape = f"{x - size:.1f},{y:.1f} {x:.1f},{y - size:.1f} {x + size:.1f},{y:.1f} {x:.1f},{y + size:.1f}"
+    look = "ink off" if filled else "paper off"
+    return f'<polygon class="{look}" points="{shape}" stroke-width="1.5">{inside}</polygon>'
+
+
+def _legend(methods: Sequence[str], others: bool, height: int, rows: int) -> list[str]:
     entries = [(method, *_look(method, index)) for index, method in enumerate(methods)]
-    parts, per_row = [], -(-(len(entries) + 1) // rows)
+    parts, per_row = [], -(-(len(entries) + 1 + others) // rows)
     for index, (method, colour, mark, width) in enumerate(entries):
         x, y = _LEFT + index % per_row * 180, height - 10 - 22 * (rows - 1 - index // per_row)
         parts.append(
@@ -204,10 +213,10 @@ def _legend(methods: Sequence[str], height: int, rows: int) -> list[str]:
         )
         parts.append(_mark(x + 13, y - 4, colour, mark, 2.2 + width / 2))
         parts.append(_text(x + 32, y, method))
-    index = len(entries)
-    x, y = _LEFT + index % per_row * 180, height - 10 - 22 * (rows - 1 - index // per_row)
-    shape = f"{x + 8},{y - 4} {x + 13},{y - 9} {x + 18},{y - 4} {x + 13},{y + 1}"
-    return [*parts, f'<polygon class="paper off" points="{shape}" stroke-width="1.5"/>', _text(x + 32, y, "presets")]
+    for index, name in enumerate(["presets", *(["other settings"] if others else [])], start=len(entries)):
+        x, y = _LEFT + index % per_row * 180, height - 10 - 22 * (rows - 1 - index // per_row)
+        parts += [_diamond(x + 13, y - 4, name == "presets"), _text(x + 32, y, name)]
+    return parts
 
 
 # Rows --------------------------------------------------------------------------------------------
