@@ -21,6 +21,10 @@ class PermissionDenied(InputError):
     """The file exists, or may exist, and must not be read with these credentials."""
 
 
+class NameNotUtf8(InputError):
+    """The file's name holds bytes that are not UTF-8, so that no row can name it."""
+
+
 class NotAVideo(InputError):
     """The content is not a container that holds video."""
 
@@ -55,6 +59,12 @@ class DecodeError(LuvcError):
 
 class DecodeTimeout(DecodeError):
     """Reading or decoding took longer than `decode.deadline_s`; its worker was killed."""
+
+    retryable = True
+
+
+class DecoderNotStarted(DecodeError):
+    """No worker process could be had: the machine was too busy, or short of memory, processes or open files."""
 
     retryable = True
 

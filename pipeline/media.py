@@ -5,6 +5,7 @@ Shared by the prober (plan) and the decoder. Knows nothing of clips, sampling or
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -34,6 +35,8 @@ _FORMATS = (
 )
 #: Limits of what FFmpeg reads and analyses before a container counts as open.
 _OPTIONS = {"probesize": str(5 * 1024**2), "analyzeduration": "5000000", "format_whitelist": _FORMATS}
+#: Pixels longer than this many times their breadth are a damaged header, and taken to be square.
+_ODDEST_PIXEL = 100
 
 
 @contextmanager
@@ -125,10 +128,10 @@ def stream_duration_s(container: Any, stream: Any) -> float | None:
         try:
             hours, minutes, seconds = stream.metadata.get("DURATION", "").split(":")
             end_s = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         length_s = end_s - float((stream.start_time or 0) * stream.time_base)
-        return length_s if length_s > 0 else None
+        return length_s if length_s > 0 and math.isfinite(length_s) else None
     return None
 
 
@@ -151,6 +154,6 @@ def clockwise_rotation(frame: Any) -> int:
 
 def displayed_size(width_px: int, height_px: int, pixel_aspect: Fraction | None, rotation_deg: int) -> tuple[int, int]:
     """Displayed `(width, height)`: square pixels, upright."""
-    if pixel_aspect and pixel_aspect > 0:
+    if pixel_aspect and 1 / _ODDEST_PIXEL <= pixel_aspect <= _ODDEST_PIXEL:
         width_px = max(1, round(width_px * pixel_aspect))
     return (height_px, width_px) if rotation_deg % 180 else (width_px, height_px)

@@ -26,10 +26,11 @@ import numpy as np
 
 from pipeline.decode.protocol import DecodedClip, DecodeSettings
 from pipeline.decode.worker import HEADER, message_bytes
-from pipeline.errors import DecodeError, DecodeMemory, DecoderCrashed, DecodeTimeout
+from pipeline.errors import DecodeMemory, DecoderCrashed, DecoderNotStarted, DecodeTimeout
 from pipeline.storage import Options
 
 _START_TIMEOUT_S = 60.0
+_START_HINT = "try again; if it stays so, the machine is short of memory, processes or open files"
 #: Decoding libraries leak a little; a worker is replaced after so many units.
 _UNITS_PER_WORKER = 500
 _COLUMNS = ("unit_id", "uri", "timestamps_s", "key_frames_only", "frame_height_px", "frame_width_px")
@@ -44,12 +45,34 @@ class _Late(Exception):
 
 
 class Worker:
-    """One child process."""
+    """One child process.
+
+    Raises:
+        DecoderNotStarted: there is none.
+    """
 
     def __init__(self) -> None:
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         self.units = 0
-        self.process = subprocess.Popen(
+        try:
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
+            self.process = self._start()
+        except OSError as error:  # too many open files or processes, no memory: no fault of the video
+            raise DecoderNotStarted(f"a decode worker did not start: {error}", _START_HINT) from error
+        try:
+            self._receive(time.monotonic() + _START_TIMEOUT_S)
+        except _Late:
+            self.kill()
+            raise DecoderNotStarted(
+                f"a decode worker did not start within {_START_TIMEOUT_S:g} s{self.last_words()}", _START_HINT
+            ) from None
+        except _Died:
+            self.kill()
+            raise DecoderNotStarted(
+                f"a decode worker did not start ({_exit_text(self.process.returncode)}){self.last_words()}", _START_HINT
+            ) from None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             [sys.executable, "-m", "pipeline.decode.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -60,11 +83,6 @@ class Worker:
             # A Ray worker finds our packages through sys.path alone; a child knows only the environment.
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
         )
-        try:
-            self._receive(time.monotonic() + _START_TIMEOUT_S)
-        except (_Died, _Late) as error:
-            self.kill()
-            raise DecodeError(f"a decode worker did not start: {self.last_words()}") from error
 
     def decode(self, unit: Mapping[str, Any], settings: DecodeSettings, options: Options, decoder: str) -> DecodedClip:
         """Decode one unit. After any error but one the worker reported itself (memory aside), it is dead.
@@ -174,7 +192,7 @@ class WorkerPool:
         self._process = os.getpid()
 
     def decode(self, unit: Mapping[str, Any], settings: DecodeSettings, options: Options, decoder: str) -> DecodedClip:
-        """Decode one unit in a free worker, starting one if there is none. Raises as `Worker.decode`."""
+        """Decode one unit in a free worker, starting one if there is none. Raises as `Worker` does."""
         worker = self._take()
         try:
             return worker.decode(unit, settings, options, decoder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 from pydantic import Field, model_validator
@@ -11,6 +12,8 @@ from pipeline.section import Section
 
 #: An end this little behind the video's end is rounding, not a mistake.
 END_TOLERANCE_S = 0.5
+#: A video of more is one whose header is damaged: three days in windows of a second.
+MAX_WINDOWS = 250_000
 
 
 class Clips(Section):
@@ -64,8 +67,10 @@ def cut(duration_s: float, clips: Clips, start_s: float | None = None, end_s: fl
         start_s, end_s: the part of the video to cut; windows are counted from `start_s`.
 
     Raises:
-        SpanUnreadable: that part is not inside the video.
+        SpanUnreadable: that part is not inside the video, or the video has no length that can be.
     """
+    if not math.isfinite(duration_s):
+        raise SpanUnreadable(f"the video is said to be {duration_s} s long", "its header is damaged; remux it")
     from_s = start_s or 0.0
     to_s = duration_s if end_s is None else end_s
     if from_s >= duration_s or to_s > duration_s + END_TOLERANCE_S:
@@ -79,6 +84,11 @@ def cut(duration_s: float, clips: Clips, start_s: float | None = None, end_s: fl
         return [Span(start_s, end_s, from_s, to_s)]
     assert clips.window_s is not None
     stride_s = clips.stride_s or clips.window_s
+    if (to_s - from_s) / stride_s > MAX_WINDOWS:
+        raise SpanUnreadable(
+            f"{to_s - from_s:g} s in windows every {stride_s:g} s are more than {MAX_WINDOWS:,} clips",
+            "the header is damaged (remux the video), or raise clips.stride_s",
+        )
     spans: list[Span] = []
     begin = from_s
     # A window that reaches the end is the last: one more would only repeat part of it.

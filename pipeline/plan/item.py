@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from luvc.errors import LuvcError
 from pipeline.plan.prompts import Prompt
 from pipeline.storage import FileInfo
 
@@ -20,6 +21,7 @@ class Item:
         start_s, end_s: part of the video; None = its own beginning or end.
         prompts: instead of the configuration's; None = those.
         storage: options for fsspec.
+        error: why it cannot be planned, where its name alone tells.
     """
 
     uri: str
@@ -29,3 +31,4 @@ class Item:
     end_s: float | None = None
     prompts: tuple[Prompt, ...] | None = None
     storage: dict[str, Any] = field(default_factory=dict, repr=False)
+    error: LuvcError | None = None

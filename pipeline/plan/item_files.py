@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from luvc.errors import ConfigError, LuvcError
 from pipeline.plan.item import Item
 from pipeline.plan.prompts import Prompt, normalise_prompts
+from pipeline.plan.text import is_writable
 from pipeline.storage import Options, join, read_bytes
 
 URI_COLUMNS = ("uri", "path", "url", "video")
@@ -55,18 +56,29 @@ def _item(row: Mapping[str, Any], place: str, folder: str, options: dict[str, An
     uri = next((row[name] for name in URI_COLUMNS if row.get(name)), None)
     if not isinstance(uri, str) or not uri.strip():
         raise ConfigError(f"{place}: no uri", "one of the columns " + ", ".join(URI_COLUMNS) + " must name the video")
+    uri = join(folder, uri.strip()).removeprefix("file://")
+    _check_text(uri, "the uri", place)
     start_s, end_s = _seconds(row, "start_s", place), _seconds(row, "end_s", place)
     if end_s is not None and end_s <= (start_s or 0.0):
         raise ConfigError(f"{place}, column 'end_s': {end_s:g} is not after start_s ({start_s or 0.0:g})")
-    item_id = row.get("id")
+    item_id = None if row.get("id") in (None, "") else str(row["id"])
+    _check_text(item_id or "", "column 'id'", place)
     return Item(
-        uri=join(folder, uri.strip()).removeprefix("file://"),
-        item_id=None if item_id in (None, "") else str(item_id),
+        uri=uri,
+        item_id=item_id,
         start_s=start_s,
         end_s=end_s,
         prompts=_prompts(row, place),
         storage=options,
     )
+
+
+def _check_text(text: str, name: str, place: str) -> None:
+    """JSON can escape half a character (`\\ud83d`), which no other file can hold."""
+    if not is_writable(text):
+        raise ConfigError(
+            f"{place}, {name}: {text!r} cannot be written as UTF-8", "correct the text, or rename the file"
+        )
 
 
 def _seconds(row: Mapping[str, Any], column: str, place: str) -> float | None:
@@ -75,7 +87,7 @@ def _seconds(row: Mapping[str, Any], column: str, place: str) -> float | None:
         return None
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if isinstance(value, bool) or not math.isfinite(seconds) or seconds < 0:
         raise ConfigError(f"{place}, column {column!r}: {value!r} is not a number of seconds", "for example 12.5")
@@ -92,17 +104,19 @@ def _prompts(row: Mapping[str, Any], place: str) -> tuple[Prompt, ...] | None:
         raise ConfigError(f"{place}, column 'prompt': {error}") from None
     prompt_id = row.get("prompt_id")
     if len(prompts) == 1 and prompt_id not in (None, ""):
+        _check_text(str(prompt_id), "column 'prompt_id'", place)
         return (Prompt(str(prompt_id), prompts[0].text),)
     return prompts
 
 
 def _read_jsonl(data: bytes, url: str) -> Rows:
-    for number, line in enumerate(_text(data, url).splitlines(), start=1):
+    # Not splitlines: a JSON text may hold other characters that end a line for Python, such as U+2028.
+    for number, line in enumerate(_text(data, url).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{url} line {number}: not JSON: {error}") from None
         if not isinstance(row, dict):
             raise ConfigError(f"{url} line {number}: expected an object, got {type(row).__name__}")
@@ -111,7 +125,11 @@ def _read_jsonl(data: bytes, url: str) -> Rows:
 
 def _read_csv(data: bytes, url: str) -> Rows:
     reader = csv.DictReader(io.StringIO(_text(data, url), newline=""), strict=True)
-    if not set(URI_COLUMNS) & set(reader.fieldnames or ()):
+    try:
+        columns = set(reader.fieldnames or ())
+    except csv.Error as error:
+        raise ConfigError(f"{url} line 1: not CSV: {error}", "is a quote left open in the header?") from None
+    if not set(URI_COLUMNS) & columns:
         raise ConfigError(f"{url} line 1: no uri", "the header must have one of " + ", ".join(URI_COLUMNS))
     while True:
         try:
@@ -119,7 +137,8 @@ def _read_csv(data: bytes, url: str) -> Rows:
         except StopIteration:
             return
         except csv.Error as error:
-            raise ConfigError(f"{url} line {reader.line_num}: not CSV: {error}") from None
+            # The reader counts a line when its row is whole: this one begins behind the last.
+            raise ConfigError(f"{url} line {reader.line_num + 1}: not CSV: {error}") from None
         if None in row:
             raise ConfigError(f"{url} line {reader.line_num}: more fields than the header", "quote texts with commas")
         yield f"line {reader.line_num}", row

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from luvc import embedded
 from luvc.errors import LuvcError
+from pipeline.errors import InputError
 from pipeline.plan.clips import Span, cut
 from pipeline.plan.identity import UnitNamer
 from pipeline.plan.item import Item
@@ -20,6 +21,7 @@ from pipeline.plan.probe import Probe
 from pipeline.plan.prompts import Prompt
 from pipeline.plan.sampling import sample_times
 from pipeline.plan.sizing import FrameSizer, Sizer
+from pipeline.plan.text import writable
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -85,13 +87,21 @@ class Planner:
             return
         try:
             spans = cut(probed.duration_s, self._config.clips, item.start_s, item.end_s)
-        except LuvcError as error:
+        except Exception as error:  # noqa: BLE001 - see `_unit_row`
             yield self._error_row(item, prompts, error, probed.file.version, _probe_columns(probed))
             return
         for span in spans:
             yield self._unit_row(item, prompts, probed, span)
 
     def _unit_row(self, item: Item, prompts: tuple[Prompt, ...], probed: Probe, span: Span) -> dict[str, Any]:
+        try:
+            return self._sound_row(item, prompts, probed, span)
+        except Exception as error:  # noqa: BLE001 - one video that nobody foresaw must not end the plan of a million
+            columns = {**_probe_columns(probed), "duration_s": span.length_s}
+            columns |= {"start_s": span.start_s, "end_s": span.end_s}
+            return self._error_row(item, prompts, error, probed.file.version, columns)
+
+    def _sound_row(self, item: Item, prompts: tuple[Prompt, ...], probed: Probe, span: Span) -> dict[str, Any]:
         sampling = self._config.sampling
         times = sample_times(span.from_s, span.to_s, sampling, probed.fps, probed.key_frames_s)
         columns = {**_probe_columns(probed), "duration_s": span.length_s}
@@ -128,12 +138,14 @@ class Planner:
         self,
         item: Item,
         prompts: tuple[Prompt, ...],
-        error: LuvcError,
+        error: Exception,
         version: str | None,
         columns: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         columns = {"start_s": item.start_s, "end_s": item.end_s, **(columns or {})}
         span = (columns["start_s"], columns["end_s"])
+        if not isinstance(error, LuvcError):
+            error = InputError(f"{item.uri}: {type(error).__name__}: {error}", "not foreseen: please report it")
         return {
             "unit_id": self._namer.unit_id(item.uri, version, span, (), False, None, prompts),
             "item_id": item.item_id,
@@ -143,7 +155,7 @@ class Planner:
             **columns,
             "prompts": _prompt_columns(prompts),
             "error_class": type(error).__name__,
-            "error_message": error.message,
+            "error_message": writable(error.message),
             "error_hint": error.hint,
         }
 

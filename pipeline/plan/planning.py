@@ -125,8 +125,10 @@ def _tables(
     saved_at, looked_at = time.monotonic(), 0
     while looked_at < len(items):
         window = items[looked_at : looked_at + WINDOW_ITEMS]
-        probes = headers.look(window, progress and _after(looked_at, len(items), progress))
-        tables.append(rows_table([row for item in window for row in planner.rows(item, probes[item.uri])]))
+        sound = [item for item in window if item.error is None]
+        probes = headers.look(sound, progress and _after(looked_at, len(items), progress))
+        rows = (row for item in window for row in planner.rows(item, item.error or probes[item.uri]))
+        tables.append(rows_table(list(rows)))
         looked_at += len(window)
         if save and time.monotonic() - saved_at >= SAVE_EVERY_S:
             save(headers.table(with_unseen=True))

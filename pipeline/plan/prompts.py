@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from pipeline.plan.text import is_writable
+
 DEFAULT_PROMPT = "Describe this video."
 
 
@@ -21,7 +23,7 @@ def normalise_prompts(value: Any) -> tuple[Prompt, ...]:
     A lone string gets the id "prompt", a list "prompt_1", "prompt_2" and so on.
 
     Raises:
-        ValueError: none given, an empty text, or something that is not text.
+        ValueError: none given, an empty text, or something that is not text (half a character is none).
     """
     if isinstance(value, str):
         pairs: list[tuple[Any, Any]] = [("prompt", value)]
@@ -41,4 +43,6 @@ def normalise_prompts(value: Any) -> tuple[Prompt, ...]:
             raise ValueError(f"prompt {prompt_id!r} is {text!r}, expected text (quote it if it holds a colon)")
         if not str(prompt_id).strip():
             raise ValueError("a prompt id must not be empty")
+        if not is_writable(f"{prompt_id}{text}"):
+            raise ValueError(f"prompt {str(prompt_id)!r} is {text!r}, which UTF-8 cannot hold")
     return tuple(Prompt(str(prompt_id), text) for prompt_id, text in pairs)

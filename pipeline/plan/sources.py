@@ -5,16 +5,19 @@ Opens no video. Order is deterministic: sorted names, or the order of a manifest
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from pydantic import Field
 
 from luvc.errors import ConfigError, LuvcError
-from pipeline.errors import SourceMissing, StorageError
+from pipeline.errors import NameNotUtf8, SourceMissing, StorageError
 from pipeline.plan.item import Item
+from pipeline.plan.text import is_writable, writable
 from pipeline.section import Section, StorageOptions, Url
 from pipeline.storage import FileInfo, is_glob, list_files, stat
+
+T = TypeVar("T")
 
 #: What counts as a video in a directory. A glob or a manifest names its files itself.
 VIDEO_EXTENSIONS = frozenset(
@@ -50,37 +53,53 @@ def list_items(source: InputSource, key: str = "inputs.path") -> Iterator[Item]:
     from pipeline.plan.item_files import MANIFEST_READERS, read_items
 
     path, options = source.path, source.storage
-    if _extension(path) in MANIFEST_READERS and not is_glob(path):
+    glob = _asked(key, lambda: is_glob(path, options))
+    if _extension(path) in MANIFEST_READERS and not glob:
         yield from read_items(path, options, key)
         return
-    single = _stat_or_none(path, source, key)
+    single = None if glob else _asked(key, lambda: _stat_or_none(path, source))
     if single is not None:
-        yield Item(path, single, storage=options)
+        yield _item(path, single, options)
         return
     try:
-        files = list_files(path, options, source.recursive)
+        files = list_files(path, options, source.recursive, glob)
     except StorageError:
         raise  # the store's trouble is not the configuration's: trying again helps
     except Exception as error:
         raise ConfigError(f"{key}: {path} cannot be listed: {type(error).__name__}: {error}") from error
     if not files:
         raise ConfigError(f"{key}: {path}: no such file, folder or match", "check the path; nothing was planned")
-    videos = files if is_glob(path) else [file for file in files if _extension(file.url) in VIDEO_EXTENSIONS]
+    videos = files if glob else [file for file in files if _extension(file.url) in VIDEO_EXTENSIONS]
     if not videos:
         raise ConfigError(
             f"{key}: {path} holds {len(files)} files, none with a video's extension",
             f"name them by a glob such as {path.rstrip('/')}/* if they are videos",
         )
     for file in videos:
-        yield Item(file.url, file, storage=options)
+        yield _item(file.url, file, options)
 
 
-def _stat_or_none(path: str, source: InputSource, key: str) -> FileInfo | None:
-    """The file at `path`; None if it is a folder, a glob or nothing."""
+def _item(uri: str, file: FileInfo, options: dict[str, Any]) -> Item:
+    """A listed file; one whose name no file of ours can hold is planned as a failure, under a name that shows it."""
+    if is_writable(uri):
+        return Item(uri, file, storage=options)
+    shown = writable(uri)
+    error = NameNotUtf8(f"{shown}: the name is not UTF-8", "rename it, for example with convmv -f latin1 -t utf8")
+    return Item(shown, file, storage=options, error=error)
+
+
+def _stat_or_none(path: str, source: InputSource) -> FileInfo | None:
+    """The file at `path`; None if it is a folder or nothing."""
     try:
         return stat(path, source.storage)
     except SourceMissing:
         return None
+
+
+def _asked(key: str, ask: Callable[[], T]) -> T:
+    """An answer of the store about a path of the configuration; without one the path is named by its key."""
+    try:
+        return ask()
     except LuvcError as error:
         raise ConfigError(f"{key}: {error.message}", error.hint) from error
 

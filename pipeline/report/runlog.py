@@ -97,7 +97,8 @@ def parse(run_id: str, events: str, config: str | None = None, all_heartbeats: b
         config: text of `config.yaml`.
         all_heartbeats: false keeps only the last heartbeat, which is much faster for long logs.
     """
-    lines = [line for line in events.splitlines() if line.strip()]
+    # Not splitlines: a JSON text may hold other characters that end a line for Python, such as U+2028.
+    lines = [line for line in events.split("\n") if line.strip()]
     if not all_heartbeats:
         lines = _without_early_heartbeats(lines)
     started: dict[str, Any] = {}

@@ -23,4 +23,4 @@ def test_pickles_with_its_hint(kind: type[LuvcError]) -> None:
 
 def test_what_trying_again_can_help() -> None:
     retryable = {kind.__name__ for kind in CLASSES if kind.retryable}
-    assert retryable == {"DecodeTimeout", "DecoderCrashed", "StorageError"}
+    assert retryable == {"DecodeTimeout", "DecoderCrashed", "DecoderNotStarted", "StorageError"}

@@ -13,7 +13,7 @@ import pytest
 import s3fs
 
 from luvc.errors import ConfigError
-from pipeline import storage
+from pipeline import storage, stores
 from pipeline.errors import OutputError, PermissionDenied, SourceMissing, StorageError
 from pipeline.requests import requests
 from pipeline.storage import (
@@ -238,7 +238,7 @@ def test_a_store_that_stumbles(
             raise failures.pop()
         return original(self, *args, **options)
 
-    monkeypatch.setattr(storage.time, "sleep", lambda _: None)
+    monkeypatch.setattr(stores.time, "sleep", lambda _: None)
     monkeypatch.setattr(kind, method, stumbling)
     well = ask(folder)
     failures[:] = [OSError(errno.EBUSY, "SlowDown"), TimeoutError()]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +16,20 @@ import pytest
 
 from pipeline import children
 from pipeline.decode import decode_unit
+from pipeline.decode import pool as pools
 from pipeline.decode.pool import WorkerPool
 from pipeline.decode.protocol import DecodedClip, DecodeSettings
 from pipeline.decode.pyav import decode
 from pipeline.decode.worker import message_bytes
-from pipeline.errors import CorruptVideo, DecodeError, DecodeMemory, DecoderCrashed, DecodeTimeout, SourceMissing
+from pipeline.errors import (
+    CorruptVideo,
+    DecodeError,
+    DecodeMemory,
+    DecoderCrashed,
+    DecoderNotStarted,
+    DecodeTimeout,
+    SourceMissing,
+)
 from pipeline.storage import write_atomic
 from tests.processes import ends
 from tests.videos import EXAMPLES, read_number, write_video
@@ -107,6 +118,41 @@ def test_threads_get_their_own_frames(pool: WorkerPool) -> None:
         clips = list(threads.map(lambda number: run(pool, "good", number), range(60)))
     assert [int(clip.frames[0, 0, 0, 0]) for clip in clips] == list(range(60))
     assert len(pool._idle) <= 3
+
+
+def test_a_worker_that_starts_too_slowly_is_no_fault_of_the_video(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "_START_TIMEOUT_S", 0.001)
+    with pytest.raises(DecoderNotStarted, match=r"within 0\.001 s") as caught:
+        run(pool, "good")
+    assert caught.value.retryable
+    monkeypatch.undo()
+    assert (run(pool, "good", 5).frames == 5).all()
+
+
+def test_a_worker_that_dies_while_it_starts(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(DecoderNotStarted, match="exit code 1") as caught:
+        run(pool, "good")
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize("step", [(subprocess, "Popen"), (pools.tempfile, "TemporaryFile")], ids=["process", "log"])
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOMEM, errno.EAGAIN])
+def test_a_machine_without_room_for_a_worker(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch, step: tuple[Any, str], code: int
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(*step, refuse)
+    with pytest.raises(DecoderNotStarted, match=os.strerror(code)) as caught:
+        run(pool, "good")
+    assert caught.value.retryable
+    assert caught.value.hint
+    monkeypatch.undo()
+    assert (run(pool, "good", 5).frames == 5).all()
 
 
 def test_a_worker_that_died_while_idle_is_replaced(pool: WorkerPool) -> None:

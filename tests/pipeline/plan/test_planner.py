@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,75 @@ def test_bad_videos_are_rows_not_errors(tmp_path: Path) -> None:
     assert by_error[None]["sample"] is True
     assert not any(row["sample"] for name, row in by_error.items() if name)
     assert plan(config).table.equals(made.table)
+
+
+def test_a_name_that_is_not_utf8_costs_its_own_row_only(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "good.mp4").write_bytes((clips / "a.mp4").read_bytes())
+    odd = tmp_path / os.fsdecode(b"caf\xe9.mp4")
+    odd.write_bytes((clips / "a.mp4").read_bytes())
+    config = config_of(tmp_path)
+    made = plan(config)
+    bad, good = made.table.to_pylist()
+    assert (bad["uri"], bad["error_class"]) == (f"{tmp_path}/caf\\xe9.mp4", "NameNotUtf8")
+    assert bad["size_bytes"] == odd.stat().st_size
+    assert "rename it" in bad["error_hint"]
+    assert good["error_class"] is None
+    assert made.probes.num_rows == 1
+    write_manifest(made.table, "memory://odd-names")
+    assert plan(config, known=made.probes).table.equals(made.table)
+    odd.rename(tmp_path / "caf\u00e9.mp4")
+    assert plan(config).summary.failed == 0
+
+
+def test_a_lone_surrogate_in_the_configuration_is_a_mistake() -> None:
+    with pytest.raises(ConfigError, match="UTF-8"):
+        config_of(EXAMPLES, prompts="Who? \ud83d")
+
+
+ODD_LENGTHS = {"whole": {"mode": "whole"}, "windows": {"mode": "windows", "window_s": 1}}
+
+
+@pytest.mark.parametrize("mode", ODD_LENGTHS)
+@pytest.mark.parametrize("said", [b"00:00:inf", b"00:00:nan", b"9999999999:00:00"])
+def test_a_length_that_cannot_be(clips: Path, tmp_path: Path, said: bytes, mode: str) -> None:
+    data = (clips / "b.mkv").read_bytes()
+    length = b"00:00:02.000000000"
+    assert data.count(length) == 1
+    (tmp_path / "odd.mkv").write_bytes(data.replace(length, said.ljust(len(length), b"\0")))
+    (tmp_path / "good.mkv").write_bytes(data)
+    good, *odd = rows(config_of(tmp_path, clips=ODD_LENGTHS[mode]))[:: 1 if mode == "whole" else 2]
+    assert good["error_class"] is None
+    if b"99" not in said:  # not known then: the file's own length, or its packets, tell it
+        assert odd[0]["error_class"] is None
+        assert odd[0]["duration_s"] == pytest.approx(good["duration_s"], abs=0.05)
+    elif mode == "windows":
+        assert odd[0]["error_class"] == "SpanUnreadable"
+        assert "more than 250,000 clips" in odd[0]["error_message"]
+
+
+@pytest.mark.parametrize("mode", ODD_LENGTHS)
+@pytest.mark.parametrize("odd", [{"duration_s": float("inf")}, {"duration_s": float("nan")}, {"fps": "fast"}])
+def test_whatever_is_wrong_with_one_video_is_its_row(mode: str, odd: dict[str, Any]) -> None:
+    facts = {"duration_s": 2.0, "width_px": 160, "height_px": 96, "rotation_deg": 0, "fps": 25.0, "codec": "h264"}
+    config = config_of("x", clips=ODD_LENGTHS[mode])
+    found = list(Planner.of(config).rows(Item("/v/a.mp4"), Probe(FileInfo("/v/a.mp4", 10, "v"), **{**facts, **odd})))
+    assert found
+    kinds = {row["error_class"] for row in found}
+    assert kinds == ({"InputError"} if "fps" in odd else {"SpanUnreadable"})
+    if "fps" in odd:
+        assert "/v/a.mp4: TypeError: " in found[0]["error_message"]
+        assert [row["start_s"] for row in found] == ([0.0, 1.0] if mode == "windows" else [None])
+        build_table([{**row, "fps": None} for row in found])
+
+
+def test_a_fault_in_cutting_is_a_row_too(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("nobody thought of it \udce9")
+
+    monkeypatch.setattr("pipeline.plan.planner.cut", fail)
+    for row in rows(config_of(clips)):
+        assert row["error_class"] == "InputError"
+        assert row["error_message"].endswith("ZeroDivisionError: nobody thought of it \\xe9")
 
 
 def test_too_many_frames_for_the_model(clips: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from luvc.errors import LuvcError
 from pipeline.errors import DecodeTimeout, EmptyFile, InputError, NotAVideo, NoVideoStream, SourceMissing, Truncated
+from pipeline.media import displayed_size
 from pipeline.plan.probe import Probe, ProbeTask, probe, probe_all
 from tests.videos import EXAMPLES, truncate, write_audio, write_video
 
@@ -54,6 +55,12 @@ def test_a_live_recording_without_a_length(tmp_path: Path) -> None:
 def test_variable_rate_and_a_late_start(tmp_path: Path) -> None:
     path = write_video(tmp_path / "vfr.mkv", 4, times_s=[5.0, 5.5, 7.0, 7.1])
     assert 2.0 <= run(path).duration_s <= 2.7
+
+
+def test_pixels_that_cannot_be_are_square() -> None:
+    for odd in (Fraction(2**31, 1), Fraction(1, 2**31), Fraction(-1), Fraction(0), None):
+        assert displayed_size(160, 96, odd, 0) == (160, 96)
+    assert displayed_size(160, 96, Fraction(4, 3), 90) == (96, 213)
 
 
 def test_key_frames_lie_inside_their_display_interval(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,61 @@ def test_a_directory_gives_its_videos_sorted(folder: Path) -> None:
 def test_a_glob_takes_what_it_names(folder: Path) -> None:
     assert names(items(folder / "*.txt")) == ["notes.txt"]
     assert names(items(f"{folder}/**/*.webm")) == ["c.webm"]
+
+
+def test_a_folder_with_a_wildcard_in_its_name_is_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "clips [2024]"
+    folder.mkdir()
+    for name in ("a.mp4", "b.txt"):
+        (folder / name).write_bytes(b"x")
+    (folder / "list.jsonl").write_text('{"uri": "a.mp4", "id": "one"}')
+    assert names(items(folder)) == ["a.mp4"]
+    assert names(items(folder / "*")) == ["a.mp4", "b.txt", "list.jsonl"]
+    assert [(item.uri, item.item_id) for item in items(folder / "list.jsonl")] == [(f"{folder}/a.mp4", "one")]
+    assert "no such file, folder or match" in mistake(tmp_path / "clips [2023]")
+
+
+def test_the_same_on_a_store(s3: dict[str, Any]) -> None:
+    for name in ("a.mp4", "b.txt"):
+        s3["client"].put_object(Bucket=s3["bucket"], Key=f"clips [2024]/{name}", Body=b"x")
+    assert names(items(f"{s3['url']}/clips [2024]", storage=s3["storage"])) == ["a.mp4"]
+    assert names(items(f"{s3['url']}/clips*/*", storage=s3["storage"])) == ["a.mp4", "b.txt"]
+
+
+def test_a_glob_below_a_hidden_folder(tmp_path: Path) -> None:
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "a.mp4").write_bytes(b"x")
+    assert names(items(tmp_path / ".cache" / "*.mp4")) == ["a.mp4"]
+
+
+def test_a_folder_of_links(folder: Path) -> None:
+    (folder / "links").mkdir()
+    (folder / "links" / "x.mp4").symlink_to("../b.mp4")
+    found = items(folder / "links")
+    assert names(found) == ["x.mp4"]
+    assert found[0].file is not None
+    assert found[0].file.size_bytes == 1
+
+
+def test_a_subfolder_that_cannot_be_read_is_a_mistake(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scandir(path: Any, original: Any = os.scandir) -> Any:
+        if str(path).endswith("/sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert f"{folder}/sub: no permission to read" in mistake(folder)
+
+
+def test_a_name_that_is_not_utf8_is_an_item_that_says_so(folder: Path) -> None:
+    (folder / os.fsdecode(b"caf\xe9.mp4")).write_bytes(b"x")
+    odd = items(folder)[2]
+    assert odd.uri == f"{folder}/caf\\xe9.mp4"
+    assert type(odd.error).__name__ == "NameNotUtf8"
+    assert [item.error for item in items(folder) if item is not odd].count(None) == 3
+    single = items(folder / os.fsdecode(b"caf\xe9.mp4"))
+    assert (single[0].uri, str(single[0].error)) == (odd.uri, str(odd.error))
+    assert "rename it" in str(odd.error)
 
 
 def test_a_single_file_of_any_name(folder: Path) -> None:
@@ -124,7 +180,16 @@ BAD = {
     ("jsonl", '{"uri": "a", "start_s": 5, "end_s": 5}\n'): "line 1, column 'end_s': 5 is not after start_s",
     ("jsonl", '{"uri": "a", "end": 5}\n'): "unknown column 'end' (name it 'end_s', in seconds)",
     ("jsonl", '{"uri": "a", "prompt": 5}\n'): "line 1, column 'prompt'",
+    ("jsonl", '{"uri": "a"}\n{"uri": "b\\ud83d.mp4"}\n'): "line 2, the uri: ",
+    ("jsonl", '{"uri": "a", "id": "\\udce9"}\n'): "line 1, column 'id': '\\udce9' cannot be written as UTF-8",
+    ("jsonl", '{"uri": "a", "prompt": "Who? \\ud83d"}\n'): "line 1, column 'prompt': prompt 'prompt' is 'Who? \\ud83d'",
+    ("jsonl", '{"uri": "a", "prompt": {"\\ud83d": "Who?"}}\n'): "line 1, column 'prompt': prompt '\\ud83d'",
+    ("jsonl", '{"uri": "a", "prompt": "Who?", "prompt_id": "\\ud83d"}\n'): "line 1, column 'prompt_id': '\\ud83d'",
+    ("jsonl", '{"uri": "a", "start_s": 1' + "0" * 400 + "}\n"): "line 1, column 'start_s': 1000",
+    ("jsonl", "[" * 100_000): "line 1: not JSON",
     ("jsonl", "\n"): "has no rows",
+    ("csv", 'uri,"prompt\na.mp4,x\n'): "line 1: not CSV: unexpected end of data",
+    ("csv", 'uri,prompt\na.mp4,x\nb.mp4,"x\n\n'): "line 3: not CSV: unexpected end of data",
     ("csv", "name,start_s\na,1\n"): "line 1: no uri",
     ("csv", "uri,start_s\na.mp4,x\n"): "line 2, column 'start_s': 'x'",
     ("csv", "uri,prompt\na.mp4,one, two\n"): "line 2: more fields than the header",
@@ -140,6 +205,15 @@ def test_bad_rows_name_line_and_column(tmp_path: Path, kind: str, text: str) -> 
     message = mistake(path)
     assert BAD[kind, text] in message
     assert str(path) in message
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_only_line_ends_end_a_line(tmp_path: Path, end: str) -> None:
+    """Whoever writes JSON as it is, not escaped, leaves characters in it that end a line for Python."""
+    texts = ["one\u2028two", "one\u2029two", "one\x85two", "\U0001f600"]
+    rows = [json.dumps({"uri": "a.mp4", "prompt": text}, ensure_ascii=False) for text in texts]
+    (tmp_path / "list.jsonl").write_bytes(end.join([*rows, ""]).encode())
+    assert [item.prompts and item.prompts[0].text for item in items(tmp_path / "list.jsonl")] == texts
 
 
 def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:

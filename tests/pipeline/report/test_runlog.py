@@ -36,6 +36,13 @@ def test_damage_inside_a_log_is_counted() -> None:
     assert runlog.parse("r", "\n".join([*lines[:3], lines[3][:20], *lines[4:]])).unreadable_lines == 1
 
 
+def test_only_line_ends_end_a_line() -> None:
+    lines = outputs.events(100, 90, 10, wall_s=60.0).split("\n")
+    started = {**json.loads(lines[0]), "name": "one\u2028two\u2029three\x85four"}
+    run = runlog.parse("r", "\r\n".join([json.dumps(started, ensure_ascii=False), *lines[1:]]))
+    assert (run.name, run.planned, run.unreadable_lines) == (started["name"], 100, 0)
+
+
 def test_only_the_last_heartbeat_on_request() -> None:
     text = outputs.events(100, 90, 10)
     full, brief = runlog.parse("r", text), runlog.parse("r", text, all_heartbeats=False)
