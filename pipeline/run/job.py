@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from pipeline.parts import run_facts
 from pipeline.requests import Requests, requests
 from pipeline.run import cluster, surroundings
 from pipeline.run.folder import Folder
-from pipeline.run.lease import Lease
+from pipeline.run.lease import Lease, OutputBusy
 from pipeline.run.ledger import Ledger, Retry
 from pipeline.run.outcome import UNIT, Facts, quality_table
 from pipeline.run.pending import manifest_of, pending_units, read_ledger, sample_of, spread
@@ -104,8 +105,7 @@ def run(
     with ExitStack() as stack:
         stack.enter_context(folder.writable())
         lease = Lease(folder, run_id, say)
-        lease.acquire()
-        stack.callback(lease.release)
+        stack.enter_context(lease.kept())
         manifest = manifest_of(config, folder, replan, add, lease, say)
         planned = manifest["unit_id"]
         ledger = read_ledger(folder, planned)
@@ -195,12 +195,14 @@ class _Job:
         retried = int(pc.sum(pc.greater(units["tried"], 0)).as_py() or 0)
         self._tally = Tally(units.num_rows, self._counts["done"], self._counts["failed"] - retried)
         self._telemetry = RunTelemetry(RayRecord(config.name), self._counts["planned"])
+        lease.check()  # planning and connecting take long; a run that lost its output leaves no folder of its own
         self._events = folder.event_log(run_id)
         self._versions = surroundings.versions()
         self._requests_before = requests_before or requests()
         self._sample = tuple(sample)
         quality = self._writer("quality") if sample else None
         self._sink = Sink(self._writer("results"), self._writer("failures"), self._wrote, quality)
+        self._written: Counter[str] = Counter()
         self._engines = 0
         self._started = time.monotonic()
 
@@ -208,8 +210,12 @@ class _Job:
         output = self._config.output
         folder = f"{kind}/dt={started_on(self._run_id)}" if output.partition == "date" else kind
         return PartWriter(
-            folder, f"{self._run_id}-driver", self._facts(), self._folder.write, output.part_units, output.part_bytes
+            folder, f"{self._run_id}-driver", self._facts(), self._write, output.part_units, output.part_bytes
         )
+
+    def _write(self, path: str, data: bytes) -> None:
+        self._lease.check()  # while this process slept, another run may have answered these units
+        self._folder.write(path, data)
 
     def _facts(self) -> dict[str, dict[str, Any]]:
         """For the footers of part files."""
@@ -218,6 +224,7 @@ class _Job:
 
     def _wrote(self, part: Part) -> None:
         kind = part.path.split("/")[0]
+        self._written[kind] += part.units
         self._tally.wrote(0 if kind == "quality" else part.units, part.seconds)
         self._telemetry.wrote(kind, part.bytes)
         self._events.append("part_written", path=part.path, rows=part.rows, units=part.units, bytes=part.bytes)
@@ -316,11 +323,19 @@ class _Job:
     def _finish(self, outcome: Outcome) -> RunOutcome:
         """Write what is finished, say how it ended, build the report. Runs after an error, too."""
         failing = sys.exc_info()[1] is not None
-        with suppress(LuvcError, OSError) if failing else ExitStack():
-            self._sink.flush()
+        evicted = failing and self._evicted()
+        if evicted:
+            self._say("another run has had this output; what is not written yet is left to it")
+        else:
+            with suppress(LuvcError, OSError) if failing else ExitStack():
+                self._sink.flush()
         wall_s = time.monotonic() - self._started
         beat = self._tally.heartbeat()
-        counts = {"done": beat["done"], "failed": beat["failed"], "left": beat["left"]}
+        # What is answered and could not be written is still to be done.
+        lost_done = self._tally.done - self._written["results"]
+        lost_failed = self._tally.failed - self._written["failures"]
+        counts = {"done": beat["done"] - lost_done, "failed": beat["failed"] - lost_failed}
+        counts["left"] = beat["left"] + lost_done + lost_failed
         report: str | None = None
         below: tuple[str, ...] = ()
         with suppress(LuvcError, OSError) if failing else ExitStack():
@@ -328,7 +343,9 @@ class _Job:
             self._telemetry.ended(outcome)
             self._events.append("run_finished", outcome=outcome, **counts, wall_s=round(wall_s, 3))
             self._events.close()
-            report = build_report(self._config, self._folder, self._run_id, self._say)
+        with suppress(LuvcError, OSError) if failing else ExitStack():
+            # Whoever has the output now tells of it.
+            report = None if evicted else build_report(self._config, self._folder, self._run_id, self._say)
             if self._sample and outcome in ("done", "some_failed"):
                 below = _judged(self._config, self._say, self._sample)
                 self._telemetry.judged(bool(below))
@@ -337,6 +354,16 @@ class _Job:
         return RunOutcome(
             outcome, planned, counts["done"], counts["failed"], pending, wall_s, self._run_id, report, below
         )
+
+    def _evicted(self) -> bool:
+        """Whether another run has, or has had, the output; whatever it was that ended this one."""
+        try:
+            self._lease.check()
+        except OutputBusy:
+            return True
+        except (LuvcError, OSError):  # the store does not answer; what is to be written asks again
+            pass
+        return False
 
 
 def build_report(config: RunConfig, folder: Folder, run_id: str | None, say: Callable[[str], None]) -> str | None:

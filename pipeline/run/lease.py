@@ -2,7 +2,8 @@
 
 Two runs on one output would answer the same units twice. A holder that was killed cannot clean up, so a lease is void
 when its process is gone (same machine) or when nobody has renewed it for a while (any machine). That while is measured
-here, by looking twice: clocks of different machines are never compared.
+here, by looking twice: clocks of different machines are never compared. A holder that was suspended finds the lease
+with another, or gone because the other is done already; what it knows of the output is old then, and it must stop.
 Knows nothing of Ray; reading, writing and time are given.
 """
 
@@ -86,7 +87,9 @@ def _start_time(pid: int) -> str:
 
 
 class Lease:
-    """Take it, renew it now and then, release it.
+    """Take it, renew it now and then, ask before every write whether it is still there, release it.
+
+    Threads may share one.
 
     Args:
         store: the output folder.
@@ -113,6 +116,8 @@ class Lease:
         self._token = uuid.uuid4().hex
         self._renewals = 0
         self._renewed = 0.0
+        self._lost: OutputBusy | None = None
+        self._lock = threading.Lock()
 
     def acquire(self) -> None:
         """Take the lease, if need be after watching another holder for `STALE_S` seconds.
@@ -130,18 +135,36 @@ class Lease:
         self._write()
         # Two runs may have found it free at the same moment: the one that wrote last has it.
         self._sleep(0.2)
-        self._check()
+        self.check()
 
     def renew(self) -> None:
         """Call often; writes every `RENEW_S` seconds.
 
         Raises:
-            OutputBusy: another run has taken the lease, for example because this one was suspended.
+            OutputBusy: another run has, or has had, the lease, for example because this one was suspended.
         """
-        if self._clock() - self._renewed < RENEW_S:
-            return
-        self._check()
-        self._write()
+        with self._lock:
+            if self._lost is not None:
+                raise self._lost
+            if self._clock() - self._renewed < RENEW_S:
+                return
+            # The wall clock, too: the monotonic one may stand still while a machine is suspended.
+            looked, looked_wall = self._clock(), time.time()
+            self._look()
+            self._write()
+            if max(self._clock() - looked, time.time() - looked_wall) > STALE_S / 2:
+                # Suspended between the two: what was written over may have been another's lease.
+                self._lost = OutputBusy("another run may have had this output in the meantime", "start again")
+                raise self._lost
+
+    def check(self) -> None:
+        """Look at the file. Ask before each write to the output: however long this process slept, it learns so.
+
+        Raises:
+            OutputBusy: as `renew`.
+        """
+        with self._lock:
+            self._look()
 
     @contextmanager
     def kept(self) -> Iterator[Callable[[], None]]:
@@ -165,7 +188,7 @@ class Lease:
         thread = threading.Thread(target=renew, name="lease", daemon=True)
         thread.start()
         try:
-            yield self._insist
+            yield self.check
         finally:
             ended.set()
             thread.join()
@@ -189,16 +212,15 @@ class Lease:
             if now != other:
                 raise _busy(now)
 
-    def _check(self) -> None:
-        now = self._read()
-        if now is not None and now.get("token") != self._token:
-            raise _busy(now)
-
-    def _insist(self) -> None:
-        now = self._read()
-        if now is None:
-            raise OutputBusy("another run has had this output in the meantime", "start again")
-        self._check()
+    def _look(self) -> None:
+        if self._lost is None:
+            now = self._read()
+            if now is None:
+                self._lost = OutputBusy("another run has had this output in the meantime", "start again")
+            elif now.get("token") != self._token:
+                self._lost = _busy(now)
+        if self._lost is not None:
+            raise self._lost
 
     def _read(self) -> dict[str, Any] | None:
         data = self._store.read(FILE)

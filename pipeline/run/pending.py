@@ -49,6 +49,7 @@ def manifest_of(
 
     planned = make_plan(config, folder, add, progress, folder.write_probes)
     say(str(planned.summary))
+    lease.check()
     folder.write_probes(planned.probes)
     folder.write_manifest(planned.table)
     return planned.table

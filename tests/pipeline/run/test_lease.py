@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from time import sleep
 
 import pytest
@@ -121,6 +122,68 @@ def test_a_holder_that_was_suspended_notices(files, time):
     assert b'"b"' in files[FILE]
 
 
+def test_a_holder_that_was_suspended_until_the_other_had_finished_notices(files, time):
+    """What it knows of the output is from before: it must not take the free lease again."""
+    slow = lease(files, time, "a", ELSEWHERE)
+    slow.acquire()
+    other = lease(files, time, "b")
+    other.acquire()
+    other.release()
+    with pytest.raises(OutputBusy, match="another run has had this output"):
+        slow.check()
+    time.now += RENEW_S
+    for ask in (slow.renew, slow.check):
+        with pytest.raises(OutputBusy):
+            ask()
+    assert FILE not in files
+
+
+@pytest.mark.parametrize("clock", ["monotonic", "wall"])
+def test_a_holder_that_was_suspended_while_it_renewed_notices(files, time, monkeypatch, clock):
+    """Between looking and writing: it has written over the lease of another, which may have answered much by then."""
+    slow, other = lease(files, time, "a", ELSEWHERE), lease(files, time, "b")
+    slow.acquire()
+    time.now += RENEW_S
+    write, wall_s = files.write, 0.0
+
+    def after_a_suspension(path, data):
+        nonlocal wall_s
+        monkeypatch.setattr(files, "write", write)
+        other._write()
+        if clock == "monotonic":
+            time.now += 2 * STALE_S
+        wall_s += 2 * STALE_S
+        write(path, data)
+
+    monkeypatch.setattr(files, "write", after_a_suspension)
+    monkeypatch.setattr("pipeline.run.lease.time.time", lambda: wall_s)
+    with pytest.raises(OutputBusy, match="another run may have had"):
+        slow.renew()
+    with pytest.raises(OutputBusy):
+        slow.check()
+    slow.release()
+    assert FILE not in files
+    with pytest.raises(OutputBusy):
+        other.check()
+
+
+def test_threads_that_renew_at_once_write_once(files, time, monkeypatch):
+    mine = lease(files, time, "a")
+    mine.acquire()
+    time.now += RENEW_S
+    read, written = files.read, []
+
+    def slowly(path):
+        sleep(0.05)
+        return read(path)
+
+    monkeypatch.setattr(files, "read", slowly)
+    monkeypatch.setattr(files, "write", lambda path, data: written.append(data))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: mine.renew(), range(4)))
+    assert len(written) == 1
+
+
 def test_two_at_the_same_moment(files, time):
     first, second = lease(files, time, "a"), lease(files, time, "b", ELSEWHERE)
     time.on_sleep = lambda: (setattr(time, "on_sleep", lambda: None), second._write())
@@ -151,6 +214,22 @@ def test_what_is_kept_may_be_lost(files, time, left):
         with pytest.raises(OutputBusy):
             check()
     assert files.get(FILE) == left
+
+
+def test_the_thread_that_keeps_it_does_not_take_it_again(files, time, monkeypatch):
+    """Nor does it matter that only the thread saw the loss: who asks next is told."""
+    monkeypatch.setattr("pipeline.run.lease.RENEW_S", 0.0)
+    mine = lease(files, time, "a", ELSEWHERE)
+    with mine.kept():
+        with mine._lock:
+            files.clear()
+        for _ in range(10_000):
+            if mine._lost:
+                break
+            sleep(0.01)
+        with pytest.raises(OutputBusy, match="another run has had this output"):
+            mine.renew()
+        assert FILE not in files
 
 
 def test_rubbish_in_the_file_is_no_lease(files, time):
