@@ -53,23 +53,22 @@ lmms-eval-env: $(LMMS_STAMP)  ## lmms-eval 0.7.3 with the model `luvc`, in an en
 lmms-eval-test: $(LMMS_STAMP)  ## the plug-in inside the real harness, offline; two minutes of CPU time
 	$(LMMS_VENV)/bin/python -m pytest tests/pipeline/lmms_eval --timeout 900
 
-# How many questions (the whole set has 2,381; most settings of `evaluate` are asked 258 at most); docs/results.md says
-# what one costs.
-QUESTIONS ?= 390
+# QUESTIONS=N asks so many instead of what is published (the whole set has 2,381; most settings of `evaluate` are asked
+# 258 at most). docs/results.md says what a question costs; a study goes on where it was stopped.
 EXACT := .cache/exact
 
 evaluate: $(EXACT)/test/questions.jsonl  ## accuracy with and without compression on questions with exact answers
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/evaluate.txt
-	$(BIN)/luvc evaluate $< --limit $(QUESTIONS) --config benchmarks/settings/presets.yaml --block 10 \
+	$(BIN)/luvc evaluate $< --limit $(or $(QUESTIONS),2381) --config benchmarks/settings/presets.yaml --block 10 \
 	  --out out/evaluate --results benchmarks/results/evaluate
 
 study: $(EXACT)/test/questions.jsonl $(EXACT)/development/questions.jsonl  ## every method at six shares, every switch, every schedule; goes on where it was stopped
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/evaluate.txt
-	$(BIN)/luvc evaluate $< --limit $(QUESTIONS) --config benchmarks/settings/grid.yaml --block 10 \
+	$(BIN)/luvc evaluate $< --limit $(or $(QUESTIONS),128) --config benchmarks/settings/grid.yaml --block 10 \
 	  --out out/study --results benchmarks/results/study
-	$(BIN)/luvc evaluate $< --limit $(QUESTIONS) --config benchmarks/settings/ablations.yaml --block 10 \
+	$(BIN)/luvc evaluate $< --limit $(or $(QUESTIONS),62) --config benchmarks/settings/ablations.yaml --block 10 \
 	  --out out/ablations --results benchmarks/results/ablations
-	$(BIN)/luvc evaluate $(EXACT)/development/questions.jsonl --config benchmarks/settings/schedules.yaml --block 5 \
+	$(BIN)/luvc evaluate $(EXACT)/development/questions.jsonl --limit 60 --config benchmarks/settings/schedules.yaml --block 5 \
 	  --out out/schedules --results benchmarks/results/schedules
 	$(BIN)/python -m benchmarks.choose_presets benchmarks/results/evaluate.json
 

@@ -244,11 +244,12 @@ def write_report(args: argparse.Namespace, identity: dict[str, Any], answered: S
     for name in sorted({row["setting"] for row in rows} - {item.name for item in figures}):
         _say(f"{name}: not in the tables, it has no answer to a question with choices yet")
     duels, contests = compare(figures, rows)
-    _, by_probability = compare(figures, rows, of="right_probability")
+    surer, by_probability = compare(figures, rows, of="right_probability")
     facts = {
         "study": identity,
         "machine": _machine(args),
         "against_rivals": [asdict(duel) for duel in duels],
+        "against_rivals_probability": [asdict(duel) for duel in surer],
         "against_rivals_mean": [asdict(contest) for contest in contests],
         "against_rivals_mean_probability": [asdict(contest) for contest in by_probability],
     }

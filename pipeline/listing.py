@@ -1,8 +1,8 @@
 """Lists folders and globs of any store. An error is never an empty list: a ledger read as empty doubles every row.
 
 On the local disk links to files are files, described by what they lead to: a folder may hold nothing else (a snapshot
-of the Hugging Face hub, a mount of Kubernetes). Links to folders are not followed below the folder that was asked for,
-which could go round in circles.
+of the Hugging Face hub, a mount of Kubernetes). Links to folders are followed where a glob names their level, not by a
+search below a folder or by `**`, which could go round in circles.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _below(fs: LocalFileSystem, path: str, recursive: bool) -> Entries:
     except NotADirectoryError:  # a file in the place of a folder on the way to it
         return
     if stat.S_ISDIR(mode):
-        yield from _walk(fs, path, lambda _: recursive)
+        yield from _walk(fs, path, lambda _, linked: recursive and not linked)
     else:
         yield path, fs.info(path)
 
@@ -140,19 +140,19 @@ def _matching(fs: LocalFileSystem, pattern: str, root: str) -> Entries:
     # For each level below the root what a path down to it matches.
     levels = [re.compile(glob_translate("/".join(parts[: level + 1]))).match for level in range(len(parts))]
 
-    def enter(folder: str) -> bool:
+    def enter(folder: str, linked: bool) -> bool:
         below = folder.removeprefix(root + "/")
         level = below.count("/")
         if "**" in parts[: level + 1]:
-            return True
-        return level < len(parts) - 1 and bool(levels[level](below))
+            return not linked
+        return level < len(parts) - 1 and bool(levels[level](below))  # so many levels have an end, links or not
 
     for name, entry in _walk(fs, root or "/", enter):
         if levels[-1](name.removeprefix(root + "/")):
             yield name, entry
 
 
-def _walk(fs: LocalFileSystem, folder: str, enter: Callable[[str], bool]) -> Entries:
+def _walk(fs: LocalFileSystem, folder: str, enter: Callable[[str, bool], bool]) -> Entries:
     """Entries below a local folder one by one, as `find` describes them: all at once are a kilobyte a file."""
     # No such folder (any more) is no entry; anything else is an error.
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
@@ -163,7 +163,7 @@ def _walk(fs: LocalFileSystem, folder: str, enter: Callable[[str], bool]) -> Ent
                 continue
             if described["type"] != "directory":
                 yield described["name"], described
-            elif not described["islink"] and enter(described["name"]):
+            elif enter(described["name"], described["islink"]):
                 yield from _walk(fs, described["name"], enter)
 
 

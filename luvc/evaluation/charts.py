@@ -103,7 +103,7 @@ def curve_chart(figures: Sequence[Figures]) -> str:
             places = [(left + where(off) * _PANEL, level, off), *places]
             parts += _line(places, *looks[method])
         spots = [(left + where(item) * _PANEL, y(accuracy(item))) for item in figures]
-        for item in (*(one for one in alone if one.name not in PRESETS), off, *alone):
+        for item in sorted((*alone, off), key=lambda one: one.name in PRESETS):  # presets on top
             parts += _single(left + where(item) * _PANEL, y(accuracy(item)), item, left + _PANEL, spots)
     others = any(item.name not in PRESETS for item in alone)
     parts += _legend(list(methods), others, height, legend_rows)

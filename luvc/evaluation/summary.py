@@ -284,7 +284,7 @@ def as_report(figures: Sequence[Figures], facts: Mapping[str, Any]) -> dict[str,
             "merged_tokens": round(item.merged_tokens, 1),
             "mean_layer_tokens": round(item.mean_layer_tokens, 1),
             "wall_s": round(item.wall_s, 2),
-            "speedup": round(item.speedup, 3),
+            "speedup": round(item.speedup, 6),
             "stages_s": {stage: round(seconds, 2) for stage, seconds in item.stages_s.items()},
             "compression": item.compression,
         }

@@ -279,7 +279,7 @@ class _Job:
                     if outcomes is not None:
                         self._take(outcomes)
                     self._sink.tick()
-                    self._lease.renew()
+                    self._lease.raise_if_lost()
                     board = feed.snapshot()
                     for engine in board.engines[self._engines :]:
                         self._events.append("engine_ready", **engine)

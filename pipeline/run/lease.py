@@ -26,6 +26,8 @@ from luvc.errors import LuvcError
 FILE = "run.lease.json"
 RENEW_S = 10.0
 STALE_S = 60.0
+#: A run that has just taken the lease has written nothing yet: it looks again, plans, and starts its workers.
+SETTLED_S = 5.0
 
 
 class OutputBusy(LuvcError):
@@ -116,6 +118,7 @@ class Lease:
         self._token = uuid.uuid4().hex
         self._renewals = 0
         self._renewed = 0.0
+        self._renewed_wall = 0.0
         self._lost: OutputBusy | None = None
         self._lock = threading.Lock()
 
@@ -148,14 +151,25 @@ class Lease:
                 raise self._lost
             if self._clock() - self._renewed < RENEW_S:
                 return
-            # The wall clock, too: the monotonic one may stand still while a machine is suspended.
-            looked, looked_wall = self._clock(), time.time()
+            before, before_wall = self._renewed, self._renewed_wall
             self._look()
+            looked, looked_wall = self._clock(), time.time()
             self._write()
-            if max(self._clock() - looked, time.time() - looked_wall) > STALE_S / 2:
+            # The wall clock, too: the monotonic one may stand still while a machine is suspended.
+            since = max(self._renewed - before, self._renewed_wall - before_wall)
+            if since > STALE_S and max(self._renewed - looked, self._renewed_wall - looked_wall) > SETTLED_S:
                 # Suspended between the two: what was written over may have been another's lease.
                 self._lost = OutputBusy("another run may have had this output in the meantime", "start again")
                 raise self._lost
+
+    def raise_if_lost(self) -> None:
+        """As `renew`, without a look: what the thread of `kept` has found out.
+
+        Raises:
+            OutputBusy: as `renew`.
+        """
+        if self._lost is not None:
+            raise self._lost
 
     def check(self) -> None:
         """Look at the file. Ask before each write to the output: however long this process slept, it learns so.
@@ -235,7 +249,7 @@ class Lease:
         lease = {"run_id": self._run_id, "token": self._token, "renewals": self._renewals}
         lease["process"] = {"host": self._process.host, "pid": self._process.pid, "started": self._process.started}
         self._store.write(FILE, json.dumps(lease).encode())
-        self._renewed = self._clock()
+        self._renewed, self._renewed_wall = self._clock(), time.time()
 
 
 def _is_gone(lease: dict[str, Any]) -> bool | None:

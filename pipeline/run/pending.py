@@ -44,7 +44,7 @@ def manifest_of(
     tell = every(config.run.heartbeat_s, lambda seen, total: say(f"{seen} of {total} videos looked at"))
 
     def progress(seen: int, total: int) -> None:
-        lease.renew()
+        lease.raise_if_lost()
         tell(seen, total)
 
     planned = make_plan(config, folder, add, progress, folder.write_probes)

@@ -119,6 +119,12 @@ def test_links_to_folders_are_followed_at_the_top_only(folder: Path, tmp_path_fa
         assert names(top, list_files(str(place))) == ["c.mp4", "d/e.mp4"]
 
 
+def test_a_glob_that_names_the_level_follows_links_to_folders(folder: Path) -> None:
+    (folder / "linked").symlink_to("f")
+    assert names(folder, list_files(f"{folder}/*/g.mp4")) == ["f/g.mp4", "linked/g.mp4"]
+    assert names(folder, list_files(f"{folder}/**/g.mp4")) == ["f/g.mp4"]
+
+
 def test_links_that_lead_nowhere_are_left_out(folder: Path) -> None:
     (folder / "gone.mp4").symlink_to("nowhere.mp4")
     (folder / "self.mp4").symlink_to("self.mp4")

@@ -142,9 +142,10 @@ def test_a_holder_that_was_suspended_until_the_other_had_finished_notices(files,
 def test_a_holder_that_was_suspended_while_it_renewed_notices(files, time, monkeypatch, clock):
     """Between looking and writing: it has written over the lease of another, which may have answered much by then."""
     slow, other = lease(files, time, "a", ELSEWHERE), lease(files, time, "b")
+    write, wall_s = files.write, 0.0
+    monkeypatch.setattr("pipeline.run.lease.time.time", lambda: wall_s)
     slow.acquire()
     time.now += RENEW_S
-    write, wall_s = files.write, 0.0
 
     def after_a_suspension(path, data):
         nonlocal wall_s
@@ -156,7 +157,6 @@ def test_a_holder_that_was_suspended_while_it_renewed_notices(files, time, monke
         write(path, data)
 
     monkeypatch.setattr(files, "write", after_a_suspension)
-    monkeypatch.setattr("pipeline.run.lease.time.time", lambda: wall_s)
     with pytest.raises(OutputBusy, match="another run may have had"):
         slow.renew()
     with pytest.raises(OutputBusy):
@@ -165,6 +165,21 @@ def test_a_holder_that_was_suspended_while_it_renewed_notices(files, time, monke
     assert FILE not in files
     with pytest.raises(OutputBusy):
         other.check()
+
+
+def test_a_slow_store_alone_loses_nothing(files, time, monkeypatch):
+    """Nobody can have taken it while it was fresh, or in the moment between a look and a quick write."""
+    mine = lease(files, time, "a")
+    mine.acquire()
+    write = files.write
+    for read_s, write_s in ((0.0, STALE_S - RENEW_S - 1), (2 * STALE_S, 1.0)):
+        time.now += RENEW_S
+        monkeypatch.setattr(files, "read", lambda path, s=read_s: setattr(time, "now", time.now + s) or files.get(path))
+        monkeypatch.setattr(
+            files, "write", lambda path, data, s=write_s: setattr(time, "now", time.now + s) or write(path, data)
+        )
+        mine.renew()
+        mine.check()
 
 
 def test_threads_that_renew_at_once_write_once(files, time, monkeypatch):
