@@ -162,7 +162,7 @@ def _judged(config: RunConfig, say: Callable[[str], None], sample: Sequence[str]
 
 def new_run_id(now: datetime | None = None) -> str:
     """Sorts by time, and two runs started in the same second differ."""
-    return f"{now or datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    return f"{now or datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
 
 
 def started_on(run_id: str) -> str:
